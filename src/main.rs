@@ -1,0 +1,3 @@
+//! The `credfs` program: hands over to the `cli` room.
+
+fn main() {}

@@ -1,0 +1,66 @@
+//! Why a store did not do what it was asked.
+
+use crate::model::{FieldName, SecretPath, Version};
+
+/// A store's refusal or failure. The text is for operators; it never holds a value.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreFault {
+    /// There is no such secret.
+    #[error("{0} does not exist")]
+    NoSecret(SecretPath),
+    /// There is no such version.
+    #[error("{0} has no version {1}")]
+    NoVersion(SecretPath, Version),
+    /// The version has no such field.
+    #[error("version {1} of {0} has no field {2}")]
+    NoField(SecretPath, Version, FieldName),
+    /// There is no version to go back to, or none staged.
+    #[error("{0} has no {1} version")]
+    NoStage(SecretPath, &'static str),
+    /// The version is deleted; it can be restored.
+    #[error("version {1} of {0} is deleted: restore it with `credfs undelete`")]
+    Deleted(SecretPath, Version),
+    /// The bytes are gone.
+    #[error("version {1} of {0} is destroyed")]
+    Destroyed(SecretPath, Version),
+    /// The version is revoked.
+    #[error("version {1} of {0} is revoked")]
+    Revoked(SecretPath, Version),
+    /// A value or a set of fields is larger than the limit.
+    #[error("{what} is larger than {limit}: {remedy}")]
+    TooLarge {
+        /// What is.
+        what: &'static str,
+        /// The limit, with its unit.
+        limit: &'static str,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// The deadline passed.
+    #[error("the store did not answer in time")]
+    Timeout,
+    /// The store cannot be reached.
+    #[error("the store cannot be reached: {0}")]
+    Away(String),
+    /// The store refused our login.
+    #[error("the store refused the login: {0}")]
+    Refused(String),
+    /// The store needs its key.
+    #[error("the store is sealed: {0}")]
+    Sealed(String),
+    /// The key does not open the store.
+    #[error("the key does not open this store: {0}")]
+    WrongKey(String),
+    /// What is stored does not prove itself: changed, moved or damaged.
+    #[error("damaged: {0}")]
+    Corrupt(String),
+    /// The store was written by a later version of credfs.
+    #[error("{0}")]
+    Future(String),
+    /// Another process holds the store.
+    #[error("{0}")]
+    Busy(String),
+    /// The file or disk failed.
+    #[error("{0}")]
+    Io(String),
+}

@@ -1,0 +1,118 @@
+//! Where secrets come from: one small trait, and the stores behind it. It never learns who is asking beyond the
+//! login that policy named, and decides nothing. SQL lives in `store/local` alone.
+
+mod change;
+mod fault;
+mod faulty;
+mod local;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::model::{FieldName, FieldNode, Secret, SecretBytes, SecretPath, Version};
+
+pub use change::{Change, Changed};
+pub use fault::StoreFault;
+pub use faulty::{Fault, Faulty};
+pub use local::{KeySource, Local, LocalOptions};
+
+/// Whose account on a store is used. The embedded store has one; a remote one may answer each login differently.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Login(Arc<str>);
+
+impl Login {
+    /// The machine's own account.
+    #[must_use]
+    pub fn machine() -> Self {
+        Self("machine".into())
+    }
+
+    /// The account of one local identity.
+    #[must_use]
+    pub fn of_identity(identity: &str) -> Self {
+        Self(format!("identity:{identity}").into())
+    }
+}
+
+/// How a store is, as far as it knows without asking anyone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreState {
+    /// Answering.
+    Ready,
+    /// Not reachable.
+    Away,
+    /// Reachable, but it needs its key.
+    Sealed,
+    /// It cannot be used: damaged, or of a later format.
+    Failed,
+}
+
+/// A field of one version, to be fetched. Only what policy permitted is ever asked for.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// The secret, by its path in the store.
+    pub secret: SecretPath,
+    /// The version.
+    pub version: Version,
+    /// The field.
+    pub field: FieldName,
+}
+
+/// What a fetch yields.
+pub struct Fetched {
+    /// The value.
+    pub value: SecretBytes,
+    /// How long ago its store vouched for it; zero where it did so now.
+    pub stale_for: std::time::Duration,
+    /// The store's own name for the request, for the record.
+    pub request_id: Option<String>,
+}
+
+/// A boxed future, as every trait with asynchronous methods behind `dyn` needs.
+pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Called after a change is in force: a reader who asks from now on sees it.
+pub type Watcher = Box<dyn Fn(&Changed) + Send + Sync>;
+
+/// A backing store.
+///
+/// What `known*` answers never waits and never opens a value; a remote store answers from what it has seen.
+/// Futures may be polled once on a thread that must not wait: an answer that is at hand is ready at the first poll.
+pub trait Store: Send + Sync {
+    /// Its name in the configuration.
+    fn name(&self) -> &str;
+
+    /// How it is.
+    fn state(&self) -> StoreState;
+
+    /// What is known of a secret. `None`: it does not exist, as far as is known.
+    fn known(&self, login: &Login, path: &SecretPath) -> Option<Arc<Secret>>;
+
+    /// Calls `visit` with each known secret whose path begins with `prefix` (`""`: all; else ends with a slash), in
+    /// byte order of their paths, until it returns false. `visit` must not call the store.
+    fn visit_known(&self, login: &Login, prefix: &str, visit: &mut dyn FnMut(&Arc<Secret>) -> bool);
+
+    /// Goes up whenever a path appears, disappears, is deleted or restored, or a field name is added or lost.
+    fn names_generation(&self) -> u64;
+
+    /// What a node stands for, also after a restart. `None`: never handed out, or destroyed.
+    fn node(&self, node: FieldNode) -> Option<Wanted>;
+
+    /// Asks the store for what is known of a secret now. The embedded store knows already.
+    fn look_up<'a>(
+        &'a self,
+        login: &'a Login,
+        path: &'a SecretPath,
+    ) -> Pending<'a, Result<Option<Arc<Secret>>, StoreFault>>;
+
+    /// Fetches one value.
+    fn fetch<'a>(&'a self, login: &'a Login, wanted: &'a Wanted) -> Pending<'a, Result<Fetched, StoreFault>>;
+
+    /// Makes one change, whole or not at all. When it returns, it is stored for good and in force.
+    fn change<'a>(&'a self, login: &'a Login, change: Change) -> Pending<'a, Result<Changed, StoreFault>>;
+
+    /// Has `watcher` called after every change from now on.
+    fn watch(&self, watcher: Watcher);
+}

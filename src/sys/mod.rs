@@ -1,0 +1,5 @@
+//! All of Linux that std has no name for, and all `unsafe`: locked memory, processes, mounts, sockets' peers, files.
+//! It knows no word of credfs: no secret, no policy.
+#![allow(unsafe_code, reason = "the one room for it; every block says why it is sound")]
+
+pub mod memory;
