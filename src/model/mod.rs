@@ -1,6 +1,7 @@
 //! The words every other room speaks: paths, fields, versions, stages, secret bytes, callers' facts,
 //! outcomes. It may touch nothing but locked memory (`sys`): no file, no clock, no network.
 
+mod encoding;
 mod facts;
 mod metadata;
 mod name;
@@ -10,6 +11,7 @@ mod secret;
 mod stage;
 mod time;
 
+pub use encoding::{decode_name, encode_name, encode_name_apart};
 pub use facts::{Executable, Facts, Session, Sha256Digest, Unknown};
 pub use metadata::{FieldInfo, Impact, Ownership, Secret, State, VersionInfo};
 pub use name::{

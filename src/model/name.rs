@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::encode_name;
+
 /// Longest component of a path, in bytes: `NAME_MAX` of Linux (`include/uapi/linux/limits.h`).
 pub const NAME_BYTES_MAX: usize = 255;
 /// Longest path of a secret, in bytes: leaves room for `versions/N/FIELD` and a mount point within `PATH_MAX`.
@@ -33,7 +35,7 @@ pub enum NameFault {
     #[error("a name holds a control character (NUL, newline, tab, escape …): use printable characters")]
     Control,
     /// Longer than a file name can be.
-    #[error("a name is longer than 255 bytes, the longest a file name can be: shorten it")]
+    #[error("a name is longer than 255 bytes as a file name (\"%\" takes three): shorten it")]
     Long,
     /// Longer than a path of ours can be.
     #[error("the path is longer than 1024 bytes: shorten it")]
@@ -59,7 +61,7 @@ fn check_component(name: &str) -> Result<(), NameFault> {
     if name.chars().any(char::is_control) {
         return Err(NameFault::Control);
     }
-    if name.len() > NAME_BYTES_MAX {
+    if encode_name(name).len() > NAME_BYTES_MAX {
         return Err(NameFault::Long);
     }
     Ok(())
