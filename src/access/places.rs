@@ -1,0 +1,167 @@
+//! Which store answers for which part of the tree.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::model::{FieldNode, Secret, SecretPath};
+use crate::store::{Login, Store, Wanted};
+
+/// Stores by the prefix under which they appear; the longest prefix that fits a path answers for it.
+pub struct Places {
+    /// Ordered by prefix, longest first; slots count from 1 in the order the stores were given.
+    mounts: Vec<Mount>,
+    login: Login,
+}
+
+struct Mount {
+    slot: u8,
+    prefix: String,
+    store: Arc<dyn Store>,
+}
+
+/// A prefix that cannot be.
+#[derive(Debug, thiserror::Error)]
+pub enum PrefixFault {
+    /// Two stores at one prefix.
+    #[error("stores \"{0}\" and \"{1}\" have the same prefix: give one of them another")]
+    Twice(String, String),
+    /// More stores than an inode number has room for.
+    #[error("more than 15 stores: an inode number has no room for more")]
+    TooMany,
+}
+
+/// One secret's place: which store holds it, and under which path there.
+pub struct Place<'a> {
+    /// The store's number in inode numbers, from 1 to 15.
+    pub slot: u8,
+    /// The store.
+    pub store: &'a Arc<dyn Store>,
+    /// The path in the store.
+    pub path: Cow<'a, SecretPath>,
+}
+
+impl Places {
+    /// Arranges `stores`, each with its prefix (`""` for the root of the tree).
+    ///
+    /// # Errors
+    /// [`PrefixFault`].
+    pub fn new(stores: Vec<(String, Arc<dyn Store>)>) -> Result<Self, PrefixFault> {
+        let mut seen: HashMap<String, String> = HashMap::new();
+        let mut mounts = Vec::new();
+        for (at, (prefix, store)) in stores.into_iter().enumerate() {
+            let slot = u8::try_from(at + 1).ok().filter(|slot| *slot <= 15).ok_or(PrefixFault::TooMany)?;
+            if let Some(other) = seen.insert(prefix.clone(), store.name().to_owned()) {
+                return Err(PrefixFault::Twice(other, store.name().to_owned()));
+            }
+            mounts.push(Mount { slot, prefix, store });
+        }
+        mounts.sort_by_key(|mount| std::cmp::Reverse(mount.prefix.len()));
+        Ok(Self { mounts, login: Login::machine() })
+    }
+
+    /// The login under which names and metadata are known.
+    #[must_use]
+    pub fn login(&self) -> &Login {
+        &self.login
+    }
+
+    /// Every store, in the order of their slots.
+    #[must_use]
+    pub fn stores(&self) -> Vec<&Arc<dyn Store>> {
+        let mut mounts: Vec<_> = self.mounts.iter().collect();
+        mounts.sort_by_key(|mount| mount.slot);
+        mounts.into_iter().map(|mount| &mount.store).collect()
+    }
+
+    /// The store that answers for `path`; `None` where none does, or where the path is the prefix itself.
+    #[must_use]
+    pub fn place<'a>(&'a self, path: &'a SecretPath) -> Option<Place<'a>> {
+        for mount in &self.mounts {
+            if mount.prefix.is_empty() {
+                return Some(Place { slot: mount.slot, store: &mount.store, path: Cow::Borrowed(path) });
+            }
+            if let Some(rest) = below(path.as_str(), &mount.prefix) {
+                let inner = SecretPath::from_store(rest).ok()?;
+                return Some(Place { slot: mount.slot, store: &mount.store, path: Cow::Owned(inner) });
+            }
+        }
+        None
+    }
+
+    /// What is known of the secret at `path`.
+    #[must_use]
+    pub fn known(&self, path: &SecretPath) -> Option<Arc<Secret>> {
+        let place = self.place(path)?;
+        place.store.known(&self.login, &place.path)
+    }
+
+    /// Calls `visit` with the path of every known secret below the directory `directory` (`""` is the root), and
+    /// the secret, until it returns false.
+    pub fn visit_below(&self, directory: &str, visit: &mut dyn FnMut(&SecretPath, &Arc<Secret>) -> bool) {
+        for mount in &self.mounts {
+            let Some(inner_prefix) = mount.search_prefix(directory) else { continue };
+            let mut goes_on = true;
+            mount.store.visit_known(&self.login, &inner_prefix, &mut |secret| {
+                let Some(path) = mount.tree_path(secret) else { return true };
+                // A longer prefix answers for its paths alone.
+                let ours = self.place(&path).is_some_and(|place| place.slot == mount.slot);
+                goes_on = !ours || visit(&path, secret);
+                goes_on
+            });
+            if !goes_on {
+                return;
+            }
+        }
+    }
+
+    /// The path in the tree, and what is known, of what `node` of the store `slot` stands for.
+    #[must_use]
+    pub fn node(&self, slot: u8, node: FieldNode) -> Option<(SecretPath, Wanted)> {
+        let mount = self.mounts.iter().find(|mount| mount.slot == slot)?;
+        let wanted = mount.store.node(node)?;
+        let path = mount.join(&wanted.secret)?;
+        Some((path, wanted))
+    }
+
+    /// Goes up whenever a name appears or disappears in any store.
+    #[must_use]
+    pub fn names_generation(&self) -> u64 {
+        self.mounts.iter().map(|mount| mount.store.names_generation()).fold(0, u64::wrapping_add)
+    }
+
+    /// The path in the tree of a secret of the store called `store`.
+    #[must_use]
+    pub fn tree_path(&self, store: &str, inner: &SecretPath) -> Option<SecretPath> {
+        self.mounts.iter().find(|mount| mount.store.name() == store)?.join(inner)
+    }
+}
+
+impl Mount {
+    fn join(&self, inner: &SecretPath) -> Option<SecretPath> {
+        if self.prefix.is_empty() {
+            return Some(inner.clone());
+        }
+        SecretPath::from_store(&format!("{}/{inner}", self.prefix)).ok()
+    }
+
+    fn tree_path(&self, secret: &Secret) -> Option<SecretPath> {
+        self.join(&secret.path)
+    }
+
+    /// What the store's own paths begin with, for those below `directory`; `None` where there can be none.
+    fn search_prefix(&self, directory: &str) -> Option<String> {
+        if directory.is_empty() || below(&self.prefix, directory).is_some() || self.prefix == directory {
+            return Some(String::new());
+        }
+        if self.prefix.is_empty() {
+            return Some(format!("{directory}/"));
+        }
+        below(directory, &self.prefix).map(|rest| format!("{rest}/"))
+    }
+}
+
+/// What of `path` lies below `directory`.
+fn below<'a>(path: &'a str, directory: &str) -> Option<&'a str> {
+    path.strip_prefix(directory)?.strip_prefix('/')
+}

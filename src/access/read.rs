@@ -1,0 +1,376 @@
+//! Reading a value: decide, fetch, record, release.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use crate::audit::{Entry, NotRecorded, Receipt, Who};
+use crate::caller::Caller;
+use crate::model::{
+    FieldName, Operation, Outcome, Reason, SecretBytes, SecretPath, Stage, StageSet, Standing, State, Version,
+};
+use crate::policy::{Action, Decision, Permit, Request};
+use crate::store::{Fetched, Login, Store, StoreFault, Wanted};
+
+use super::{Gate, Refusal};
+
+/// What is to be read.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The secret, by its path in the tree.
+    pub secret: SecretPath,
+    /// The version.
+    pub version: Version,
+    /// The field.
+    pub field: FieldName,
+    /// The stage that names the version, for the record.
+    pub stage: Option<Stage>,
+    /// How the version stands, for policy.
+    pub standing: Standing,
+    /// Whether the version may be read at all; `None` where it is not known.
+    pub state: Option<State>,
+    /// Whether the whole secret is deleted.
+    pub deleted: bool,
+}
+
+/// In which role someone reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reader {
+    /// He opens the file.
+    Opener,
+    /// He reads from a handle that an earlier process of ours gave out.
+    OfHandle(u64),
+    /// He asks by the command line.
+    Command,
+}
+
+impl Reader {
+    const fn operation(self) -> Operation {
+        match self {
+            Self::Opener => Operation::Open,
+            Self::OfHandle(_) => Operation::Read,
+            Self::Command => Operation::Get,
+        }
+    }
+
+    const fn opener(self) -> Option<u64> {
+        match self {
+            Self::OfHandle(handle) => Some(handle),
+            Self::Opener | Self::Command => None,
+        }
+    }
+}
+
+/// A value that was permitted, fetched and recorded. Only the gate makes one.
+pub struct Released {
+    value: SecretBytes,
+    receipt: Receipt,
+    standing: Standing,
+}
+
+impl Released {
+    /// The bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        self.value.expose()
+    }
+
+    /// The proof of the record.
+    #[must_use]
+    pub fn receipt(&self) -> &Receipt {
+        &self.receipt
+    }
+
+    /// How the version stood when it was released.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        self.standing
+    }
+}
+
+/// A release under way.
+pub type Releasing = Pin<Box<dyn Future<Output = Result<Released, Refusal>> + Send>>;
+
+/// What came of asking for a value.
+pub enum Opening {
+    /// Refused, and recorded.
+    Refused(Refusal),
+    /// Released, and recorded.
+    Released(Released),
+    /// Permitted; the store is being asked. To be run elsewhere, to its end.
+    Waiting(Releasing),
+}
+
+/// Everything of one request that outlives the caller's wait: it may end on another thread.
+struct Permitted {
+    permit: Permit,
+    target: Target,
+    reader: Reader,
+    who: Who,
+    store: Arc<dyn Store>,
+    wanted: Wanted,
+    login: Login,
+    begun: Instant,
+    _in_flight: super::limits::InFlight,
+}
+
+impl Gate {
+    /// Asks for a value on behalf of `caller`.
+    #[must_use]
+    pub fn open(self: &Arc<Self>, caller: &Caller<'_>, target: Target, reader: Reader) -> Opening {
+        let begun = Instant::now();
+        match self.permit(caller, target, reader, begun) {
+            Ok(permitted) => self.begin(permitted),
+            Err(refusal) => Opening::Refused(refusal),
+        }
+    }
+
+    /// Decides; every refusal is recorded here.
+    fn permit(
+        &self,
+        caller: &Caller<'_>,
+        target: Target,
+        reader: Reader,
+        begun: Instant,
+    ) -> Result<Permitted, Refusal> {
+        let permit = self.decide_read(caller, &target);
+        let who = Who::from(caller.describe());
+        let checked = permit.and_then(|permit| {
+            check_state(&target)?;
+            let in_flight = self.limits.begin_fetch(who.uid)?;
+            if let Some(limit) = permit.limit() {
+                self.limits.take_read(permit.rule(), who.uid, limit, begun)?;
+            }
+            Ok((permit, in_flight))
+        });
+        let place = self.places.place(&target.secret);
+        match (checked, place) {
+            (Ok((permit, in_flight)), Some(place)) => {
+                let wanted = Wanted {
+                    secret: place.path.into_owned(),
+                    version: target.version,
+                    field: target.field.clone(),
+                };
+                let login = self.login_for(&permit, place.store.as_ref());
+                let store = Arc::clone(place.store);
+                Ok(Permitted { permit, target, reader, who, store, wanted, login, begun, _in_flight: in_flight })
+            }
+            (Ok(_), None) => {
+                Err(self.record_refusal(&target, reader, &who, Refusal::new(Outcome::Hidden, Reason::NotFound)))
+            }
+            (Err(refusal), _) => Err(self.record_refusal(&target, reader, &who, refusal)),
+        }
+    }
+
+    fn decide_read(&self, caller: &Caller<'_>, target: &Target) -> Result<Permit, Refusal> {
+        let request = Request {
+            action: Action::Read,
+            secret: &target.secret,
+            field: Some(&target.field),
+            standing: Some(&target.standing),
+        };
+        match self.policy().decide(caller, &request, self.now()) {
+            Decision::Allow(permit) => Ok(permit),
+            Decision::Deny(denial) => Err(denial.into()),
+        }
+    }
+
+    /// The account under which the store is asked: the identity's own where policy gives it one.
+    fn login_for(&self, permit: &Permit, store: &dyn Store) -> Login {
+        let has_own = self.policy().login_of(permit.identity(), store.name()).is_some();
+        if has_own { Login::of_identity(permit.identity()) } else { Login::machine() }
+    }
+
+    /// Asks the store once without waiting: what it has at hand is released at once.
+    fn begin(self: &Arc<Self>, permitted: Permitted) -> Opening {
+        let gate = Arc::clone(self);
+        let mut releasing: Releasing = Box::pin(async move { gate.fetch_and_release(permitted).await });
+        match releasing.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(released)) => Opening::Released(released),
+            Poll::Ready(Err(refusal)) => Opening::Refused(refusal),
+            Poll::Pending => Opening::Waiting(releasing),
+        }
+    }
+
+    async fn fetch_and_release(&self, permitted: Permitted) -> Result<Released, Refusal> {
+        let deadline = self.limits.limits().request_deadline;
+        let fetching = permitted.store.fetch(&permitted.login, &permitted.wanted);
+        let fetched = match within(deadline, permitted.begun, fetching).await {
+            Ok(fetched) => fetched,
+            Err(fault) => {
+                tracing::warn!(store = permitted.store.name(), secret = %permitted.target.secret, %fault, "fetch failed");
+                let refusal = Refusal::from(&fault);
+                return Err(self.record_refusal(
+                    &permitted.target,
+                    permitted.reader,
+                    &permitted.who,
+                    refusal,
+                ));
+            }
+        };
+        let receipt = self.record_release(&permitted, &fetched)?;
+        Ok(Released { value: fetched.value, receipt, standing: permitted.target.standing })
+    }
+
+    fn record_release(&self, permitted: &Permitted, fetched: &Fetched) -> Result<Receipt, NotRecorded> {
+        let Permitted { permit, target, reader, who, store, begun, .. } = permitted;
+        self.log.record(&Entry {
+            rule: Some(permit.rule()),
+            identity: Some(permit.identity()),
+            policy: Some(permit.policy()),
+            store: Some(store.name()),
+            secret: Some(target.secret.as_str()),
+            field: Some(target.field.as_str()),
+            version: Some(target.version),
+            stage: target.stage,
+            who: Some(who),
+            opener: reader.opener(),
+            freshness: Some(fetched.stale_for),
+            bytes: Some(fetched.value.len() as u64),
+            latency: Some(begun.elapsed()),
+            request_id: fetched.request_id.as_deref(),
+            ..Entry::new(reader.operation(), Outcome::Released)
+        })
+    }
+
+    fn record_refusal(&self, target: &Target, reader: Reader, who: &Who, refusal: Refusal) -> Refusal {
+        let policy = self.policy();
+        self.log.record_refusal(&Entry {
+            reason: refusal.reason,
+            policy: Some(policy.digest().as_str()),
+            secret: Some(target.secret.as_str()),
+            field: Some(target.field.as_str()),
+            version: Some(target.version),
+            stage: target.stage,
+            who: Some(who),
+            opener: reader.opener(),
+            ..Entry::new(reader.operation(), refusal.outcome)
+        });
+        refusal
+    }
+
+    /// Whether the opener of a handle may go on: by the policy in force now, with facts read now. Adds no record
+    /// unless he may not.
+    ///
+    /// # Errors
+    /// The refusal, recorded.
+    pub fn may_go_on_reading(&self, caller: &Caller<'_>, target: &Target, handle: u64) -> Result<(), Refusal> {
+        match self.decide_read(caller, target) {
+            Ok(_) => Ok(()),
+            // A limit on the age of a process is a limit on opening.
+            Err(Refusal { reason: Some(Reason::ProcessTooOld), .. }) => Ok(()),
+            Err(refusal) => Err(self.refuse_read(caller, target, handle, refusal)),
+        }
+    }
+
+    /// Releases what a handle holds to a process that did not open it: decided and recorded for the reader himself.
+    ///
+    /// # Errors
+    /// The refusal, recorded; [`Outcome::NoAudit`] where it cannot be.
+    pub fn release_to_another(
+        &self,
+        caller: &Caller<'_>,
+        target: &Target,
+        handle: u64,
+        held: &Released,
+    ) -> Result<(), Refusal> {
+        let begun = Instant::now();
+        let permit = match self.decide_read(caller, target) {
+            Ok(permit) => permit,
+            Err(refusal) => return Err(self.refuse_read(caller, target, handle, refusal)),
+        };
+        let who = Who::from(caller.describe());
+        self.log.record(&Entry {
+            rule: Some(permit.rule()),
+            identity: Some(permit.identity()),
+            policy: Some(permit.policy()),
+            store: self.places.place(&target.secret).map(|place| place.store.name()),
+            secret: Some(target.secret.as_str()),
+            field: Some(target.field.as_str()),
+            version: Some(target.version),
+            stage: target.stage,
+            who: Some(&who),
+            opener: Some(handle),
+            bytes: Some(held.bytes().len() as u64),
+            latency: Some(begun.elapsed()),
+            ..Entry::new(Operation::Read, Outcome::Released)
+        })?;
+        Ok(())
+    }
+
+    /// Records a refused read from an open handle, and passes the refusal on.
+    pub fn refuse_read(&self, caller: &Caller<'_>, target: &Target, handle: u64, refusal: Refusal) -> Refusal {
+        self.record_refusal(target, Reader::OfHandle(handle), &Who::from(caller.describe()), refusal)
+    }
+
+    /// Whether an open would be permitted, for access(2). No record, no fetch.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn may_read(&self, caller: &Caller<'_>, target: &Target) -> Result<(), Refusal> {
+        self.decide_read(caller, target)?;
+        check_state(target)
+    }
+
+    /// The stages under which the record numbered `seq` released a field; `None` where it did not.
+    #[must_use]
+    pub fn was_released(
+        &self,
+        seq: u64,
+        secret: &SecretPath,
+        version: Version,
+        field: &FieldName,
+    ) -> Option<StageSet> {
+        let record = self.log.find(seq)?;
+        let is_ours = record.outcome == Outcome::Released
+            && record.secret.as_deref() == Some(secret.as_str())
+            && record.field.as_deref() == Some(field.as_str())
+            && record.version == Some(version);
+        is_ours.then(|| record.stage.map_or(StageSet::EMPTY, StageSet::of))
+    }
+
+    /// How long the values at `path` are stale; `None` while its store vouches for them.
+    #[must_use]
+    pub fn stale_for(&self, path: &SecretPath) -> Option<Duration> {
+        let _ = self.places.place(path)?;
+        // The embedded store is asked at every open: what it serves is fresh.
+        None
+    }
+}
+
+/// A version that is not active is refused whatever policy says.
+fn check_state(target: &Target) -> Result<(), Refusal> {
+    if target.deleted {
+        return Err(Refusal::new(Outcome::Hidden, Reason::NotFound));
+    }
+    match target.state {
+        Some(State::Active) => Ok(()),
+        Some(State::Revoked) => Err(Outcome::Revoked.into()),
+        Some(State::Destroyed) => Err(Outcome::Destroyed.into()),
+        Some(State::Deleted) | None => Err(Refusal::new(Outcome::Hidden, Reason::NotFound)),
+    }
+}
+
+/// Waits for a fetch until `deadline` after `begun`. An answer at hand needs no clock and no runtime.
+async fn within(
+    deadline: Duration,
+    begun: Instant,
+    mut fetching: Pin<Box<dyn Future<Output = Result<Fetched, StoreFault>> + Send + '_>>,
+) -> Result<Fetched, StoreFault> {
+    let at_hand = std::future::poll_fn(|context| match fetching.as_mut().poll(context) {
+        Poll::Ready(answer) => Poll::Ready(Some(answer)),
+        Poll::Pending => Poll::Ready(None),
+    });
+    if let Some(answer) = at_hand.await {
+        return answer;
+    }
+    // The first poll may have been made with a waker that wakes nobody: yield, so that the next is made by the
+    // runtime that runs this to its end.
+    let mut yielded = false;
+    std::future::poll_fn(|_| if std::mem::replace(&mut yielded, true) { Poll::Ready(()) } else { Poll::Pending })
+        .await;
+    let left = deadline.saturating_sub(begun.elapsed());
+    tokio::time::timeout(left, fetching).await.unwrap_or(Err(StoreFault::Timeout))
+}

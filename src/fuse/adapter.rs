@@ -1,0 +1,383 @@
+//! Links the kernel's requests to the tree: identify, ask, answer. No rule lives here.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+
+use fuser::{
+    AccessFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
+    KernelConfig, LockOwner, OpenAccMode, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
+};
+
+use crate::access::Refusal;
+use crate::caller::{Asker, Caller, Identifier};
+use crate::model::Outcome;
+use crate::tree::{Entry, ExtendedName, Inode, OpenFile, Opened, Reading, Tree, Wants};
+
+use super::directories::Directories;
+use super::pace::Pace;
+use super::pending::{Owed, Slot, Watch};
+use super::{errno, translate};
+
+/// The FUSE side of one mount.
+pub(super) struct Adapter {
+    pub(super) tree: Arc<Tree>,
+    pub(super) identifier: Arc<Identifier>,
+    pub(super) watch: Arc<Watch>,
+    pub(super) pace: Pace,
+    pub(super) directories: Directories,
+    pub(super) runtime: tokio::runtime::Handle,
+    /// Process id of the notifier, the one process that may see and use its private names; 0 before it runs.
+    pub(super) notifier_pid: Arc<AtomicU32>,
+}
+
+/// The smallest the protocol allows: nothing is written through the mount, and a small buffer holds less.
+const WRITE_BYTES_MAX: u32 = 64 * 1024;
+
+impl Adapter {
+    /// Finds out who asks. The daemon's own threads are refused before anything can wait for them.
+    pub(super) fn identify(&self, request: &Request) -> Result<Caller<'_>, Refusal> {
+        let asker = Asker { uid: request.uid(), gid: request.gid(), tid: request.pid() };
+        self.identifier.identify(asker).map_err(|_| Outcome::SelfAccess.into())
+    }
+
+    pub(super) fn is_notifier(&self, caller: &Caller<'_>) -> bool {
+        let notifier = self.notifier_pid.load(Ordering::Acquire);
+        notifier != 0 && caller.pid() == Some(notifier)
+    }
+
+    /// Runs one handler. A panic drops the handler's reply, which answers EIO, and goes no further.
+    pub(super) fn guard(handler: impl FnOnce()) {
+        if catch_unwind(AssertUnwindSafe(handler)).is_err() {
+            tracing::error!("a handler failed; its request was answered with EIO");
+        }
+    }
+
+    /// Answers a refused lookup, at once or, for who asks too often, a little later.
+    fn refuse_entry(&self, request: &Request, refusal: Refusal, reply: ReplyEntry) {
+        let errno = errno::of_path(refusal);
+        match self.pace.delay(request.uid(), Instant::now()) {
+            None => reply.error(errno),
+            Some(delay) => {
+                self.runtime.spawn(async move {
+                    tokio::time::sleep(delay).await;
+                    reply.error(errno);
+                });
+            }
+        }
+    }
+
+    fn begin_open(&self, request: &Request, inode: Inode, slot: &Arc<Slot>) {
+        let opened = match self.identify(request) {
+            // Only a cold fetch needs the runtime, but which open is cold is known inside.
+            Ok(caller) => {
+                let _runtime = self.runtime.enter();
+                self.tree.open(&caller, inode)
+            }
+            Err(refusal) => OpenFile::Done(Err(refusal)),
+        };
+        match opened {
+            OpenFile::Done(answer) => answer_open(&self.tree, slot, answer),
+            OpenFile::Waiting(fetching) => {
+                let Some(slot) = self.watch.hand_on(slot) else { return };
+                let (tree, watch) = (Arc::clone(&self.tree), Arc::clone(&self.watch));
+                self.runtime.spawn(async move {
+                    let answer = fetching.await;
+                    answer_open(&tree, &slot, answer);
+                    watch.finished(&slot);
+                });
+            }
+        }
+    }
+
+    fn begin_read(&self, request: &Request, at: ReadAt, slot: &Arc<Slot>) {
+        let reading = match self.identify(request) {
+            Ok(caller) => {
+                let _runtime = self.runtime.enter();
+                self.tree.read(&caller, at.inode, at.handle)
+            }
+            Err(refusal) => Reading::Refused(refusal),
+        };
+        match reading {
+            Reading::Ready(bytes) => answer_read(slot, Ok(bytes.part(at.offset, at.size_bytes))),
+            Reading::Refused(refusal) => answer_read(slot, Err(refusal)),
+            Reading::Waiting(fetching) => {
+                let Some(slot) = self.watch.hand_on(slot) else { return };
+                let watch = Arc::clone(&self.watch);
+                self.runtime.spawn(async move {
+                    match fetching.await {
+                        Ok(bytes) => answer_read(&slot, Ok(bytes.part(at.offset, at.size_bytes))),
+                        Err(refusal) => answer_read(&slot, Err(refusal)),
+                    }
+                    watch.finished(&slot);
+                });
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct ReadAt {
+    inode: Inode,
+    handle: u64,
+    offset: u64,
+    size_bytes: u32,
+}
+
+fn answer_open(tree: &Tree, slot: &Slot, answer: Result<Opened, Refusal>) {
+    match (slot.take(), answer) {
+        (Some(Owed::Open(reply)), Ok(opened)) => {
+            reply.opened(FileHandle(opened.handle), FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH);
+        }
+        (Some(Owed::Open(reply)), Err(refusal)) => reply.error(errno::of_path(refusal)),
+        // The clock has answered: nobody will close this handle.
+        (_, Ok(opened)) => tree.close(opened.handle),
+        (_, Err(_)) => {}
+    }
+}
+
+fn answer_read(slot: &Slot, answer: Result<&[u8], Refusal>) {
+    if let Some(Owed::Read(reply)) = slot.take() {
+        match answer {
+            Ok(bytes) => reply.data(bytes),
+            Err(refusal) => reply.error(errno::of_handle(refusal)),
+        }
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // One slow lookup in a directory must not hold the others.
+        let _ = config.add_capabilities(InitFlags::FUSE_PARALLEL_DIROPS);
+        // MAP_SHARED of a direct-I/O file (Java's FileChannel.map): from kernel 6.6.
+        let _ = config.add_capabilities(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP);
+        // A successor process may ask for what was in flight: from kernel 6.9.
+        let _ = config.add_capabilities(InitFlags::FUSE_HAS_RESEND);
+        let _ = config.set_max_write(WRITE_BYTES_MAX);
+        Ok(())
+    }
+
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        Self::guard(|| {
+            let caller = match self.identify(request) {
+                Ok(caller) => caller,
+                Err(refusal) => return reply.error(errno::of_path(refusal)),
+            };
+            let found = if self.is_notifier(&caller) {
+                self.tree.lookup_for_notifier(Inode(parent.0), name.as_bytes())
+            } else {
+                self.tree.lookup(&caller, Inode(parent.0), name.as_bytes())
+            };
+            match found {
+                Ok(Entry { attributes, entry_lifetime, attribute_lifetime }) => reply.entry_with_ttls(
+                    &attribute_lifetime,
+                    &entry_lifetime,
+                    &translate::attributes(&attributes),
+                    Generation(0),
+                ),
+                Err(refusal) => self.refuse_entry(request, refusal, reply),
+            }
+        });
+    }
+
+    fn forget(&self, _request: &Request, inode: INodeNo, count: u64) {
+        Self::guard(|| self.tree.forget(Inode(inode.0), count));
+    }
+
+    fn getattr(&self, request: &Request, inode: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+        Self::guard(|| {
+            let entry = self.identify(request).and_then(|caller| {
+                if self.is_notifier(&caller) {
+                    return self.tree.attributes_for_notifier(Inode(inode.0));
+                }
+                self.tree.attributes(&caller, Inode(inode.0))
+            });
+            match entry {
+                Ok(entry) => reply.attr(&entry.attribute_lifetime, &translate::attributes(&entry.attributes)),
+                Err(refusal) => reply.error(errno::of_path(refusal)),
+            }
+        });
+    }
+
+    fn readlink(&self, request: &Request, inode: INodeNo, reply: ReplyData) {
+        Self::guard(|| {
+            let target =
+                self.identify(request).and_then(|caller| self.tree.link_target(&caller, Inode(inode.0)));
+            match target {
+                Ok(target) => reply.data(target.as_bytes()),
+                Err(refusal) => reply.error(errno::of_path(refusal)),
+            }
+        });
+    }
+
+    fn access(&self, request: &Request, inode: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        Self::guard(|| {
+            let wants = Wants {
+                read: mask.contains(AccessFlags::R_OK),
+                execute: mask.contains(AccessFlags::X_OK),
+            };
+            let answer =
+                self.identify(request).and_then(|caller| self.tree.access(&caller, Inode(inode.0), wants));
+            match answer {
+                Ok(()) if mask.contains(AccessFlags::W_OK) => reply.error(Errno::EROFS),
+                Ok(()) => reply.ok(),
+                Err(refusal) => reply.error(errno::of_path(refusal)),
+            }
+        });
+    }
+
+    fn open(&self, request: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if flags.acc_mode() != OpenAccMode::O_RDONLY {
+            return reply.error(Errno::EROFS);
+        }
+        let slot = self.watch.owe_here(Owed::Open(reply));
+        Self::guard(|| self.begin_open(request, Inode(inode.0), &slot));
+        // Still there after a panic alone: whoever answers or hands on takes it out.
+        if let Some(Owed::Open(reply)) = slot.take() {
+            reply.error(Errno::EIO);
+        }
+    }
+
+    fn read(
+        &self,
+        request: &Request,
+        inode: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let slot = self.watch.owe_here(Owed::Read(reply));
+        let at = ReadAt { inode: Inode(inode.0), handle: handle.0, offset, size_bytes: size };
+        Self::guard(|| self.begin_read(request, at, &slot));
+        if let Some(Owed::Read(reply)) = slot.take() {
+            reply.error(Errno::EIO);
+        }
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        Self::guard(|| self.tree.close(handle.0));
+        reply.ok();
+    }
+
+    fn opendir(&self, request: &Request, inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        Self::guard(|| {
+            let opened =
+                self.identify(request).and_then(|caller| self.directories.open(&self.tree, &caller, Inode(inode.0)));
+            match opened {
+                Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+                Err(refusal) => reply.error(errno::of_path(refusal)),
+            }
+        });
+    }
+
+    fn readdir(
+        &self,
+        request: &Request,
+        inode: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        Self::guard(|| {
+            let listed = self
+                .identify(request)
+                .and_then(|caller| self.directories.list(&self.tree, &caller, Inode(inode.0), handle.0));
+            let entries = match listed {
+                Ok(entries) => entries,
+                Err(refusal) => return reply.error(errno::of_path(refusal)),
+            };
+            super::directories::fill(inode, &entries, offset, |inode, cookie, kind, name| {
+                reply.add(inode, cookie, kind, name)
+            });
+            reply.ok();
+        });
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.directories.close(handle.0);
+        reply.ok();
+    }
+
+    fn statfs(&self, request: &Request, inode: INodeNo, reply: ReplyStatfs) {
+        Self::guard(|| {
+            // `df` asks for the root: answered from constants, never from a store.
+            let visible = if inode == INodeNo::ROOT {
+                Ok(())
+            } else {
+                self.identify(request).and_then(|caller| self.tree.attributes(&caller, Inode(inode.0)).map(|_| ()))
+            };
+            match visible {
+                Ok(()) => reply.statfs(0, 0, 0, 0, 0, 4096, 255, 4096),
+                Err(refusal) => reply.error(errno::of_path(refusal)),
+            }
+        });
+    }
+
+    fn getxattr(&self, request: &Request, inode: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        Self::guard(|| {
+            let name = ExtendedName::named(name.as_bytes());
+            let value =
+                self.identify(request).and_then(|caller| self.tree.extended(&caller, Inode(inode.0), name));
+            match value {
+                Ok(Some(value)) => translate::extended(value.as_bytes(), size, reply),
+                Ok(None) => reply.error(Errno::ENODATA),
+                Err(refusal) => reply.error(errno::of_path(refusal)),
+            }
+        });
+    }
+
+    fn listxattr(&self, request: &Request, inode: INodeNo, size: u32, reply: ReplyXattr) {
+        Self::guard(|| {
+            let names =
+                self.identify(request).and_then(|caller| self.tree.extended_names(&caller, Inode(inode.0)));
+            match names {
+                Ok(names) => {
+                    let list: String = names.into_iter().map(|name| name.full() + "\0").collect();
+                    translate::extended(list.as_bytes(), size, reply);
+                }
+                Err(refusal) => reply.error(errno::of_path(refusal)),
+            }
+        });
+    }
+
+    fn ioctl(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        _handle: FileHandle,
+        _flags: IoctlFlags,
+        _command: u32,
+        _input: &[u8],
+        _output_bytes: u32,
+        reply: ReplyIoctl,
+    ) {
+        // Python's open() asks isatty().
+        reply.error(Errno::ENOTTY);
+    }
+
+    super::read_only::refusals!();
+}

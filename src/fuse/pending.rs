@@ -1,0 +1,199 @@
+//! Replies that may have to be given by the clock: an audit sink or a store that blocks must hold nobody.
+//!
+//! A loop thread puts its reply into its slot before it does anything that may block, and takes it out again to
+//! answer. A watch thread looks at the slots every few milliseconds while there is work, and answers for a thread
+//! that is stuck. Whoever takes the reply out answers; the other finds nothing and answers nothing.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use fuser::{Errno, ReplyData, ReplyOpen};
+use parking_lot::{Condvar, Mutex};
+
+/// A reply that is owed.
+pub(super) enum Owed {
+    Open(ReplyOpen),
+    Read(ReplyData),
+}
+
+impl Owed {
+    fn error(self, errno: Errno) {
+        match self {
+            Self::Open(reply) => reply.error(errno),
+            Self::Read(reply) => reply.error(errno),
+        }
+    }
+}
+
+/// A place for one owed reply.
+#[derive(Default)]
+pub(super) struct Slot {
+    /// Guards the reply and since when it is owed.
+    owed: Mutex<Option<(Instant, Owed)>>,
+}
+
+impl Slot {
+    /// Takes the reply out; `None` if the clock has answered already.
+    pub(super) fn take(&self) -> Option<Owed> {
+        self.owed.lock().take().map(|(_, owed)| owed)
+    }
+}
+
+/// How often the slots are looked at while there is work.
+const TICK: Duration = Duration::from_millis(5);
+/// Ticks without work after which the watch thread sleeps until there is some.
+const IDLE_TICKS: u32 = 200;
+
+/// How long replies may be owed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// Where the audit sink blocks: then EIO.
+    pub(super) audit: Duration,
+    /// Else: then ETIMEDOUT.
+    pub(super) request: Duration,
+}
+
+/// Every slot, and the thread that watches them.
+pub(super) struct Watch {
+    /// Guards the slots: one for each loop thread, and one for each request handed on to the runtime.
+    slots: Mutex<Vec<Arc<Slot>>>,
+    /// Counts replies put into slots, so that the watch thread can tell whether there is work.
+    owed_count: AtomicU64,
+    /// Whether the watch thread sleeps until it is woken.
+    sleeps: AtomicBool,
+    /// Guards nothing: what the condition variable waits with.
+    sleep: Mutex<()>,
+    wake: Condvar,
+    ends: AtomicBool,
+    patience: Patience,
+    /// Whether the audit sink is stuck in a system call.
+    sink_is_stuck: Box<dyn Fn() -> bool + Send + Sync>,
+}
+
+thread_local! {
+    static OWN_SLOT: RefCell<Option<Arc<Slot>>> = const { RefCell::new(None) };
+}
+
+impl Watch {
+    /// Starts the watch thread.
+    pub(super) fn start(
+        patience: Patience,
+        sink_is_stuck: Box<dyn Fn() -> bool + Send + Sync>,
+    ) -> std::io::Result<Arc<Self>> {
+        let watch = Arc::new(Self {
+            slots: Mutex::default(),
+            owed_count: AtomicU64::new(0),
+            sleeps: AtomicBool::new(false),
+            sleep: Mutex::default(),
+            wake: Condvar::new(),
+            ends: AtomicBool::new(false),
+            patience,
+            sink_is_stuck,
+        });
+        let watching = Arc::clone(&watch);
+        std::thread::Builder::new().name("deadlines".into()).spawn(move || watching.run())?;
+        Ok(watch)
+    }
+
+    /// Ends the watch thread; replies still owed are answered by their owners.
+    pub(super) fn end(&self) {
+        self.ends.store(true, Ordering::Release);
+        self.rouse();
+    }
+
+    /// Puts a reply into the slot of this thread, which answers it before it takes its next request.
+    pub(super) fn owe_here(&self, owed: Owed) -> Arc<Slot> {
+        let slot = OWN_SLOT.with(|own| {
+            let mut own = own.borrow_mut();
+            Arc::clone(own.get_or_insert_with(|| {
+                let slot = Arc::new(Slot::default());
+                self.slots.lock().push(Arc::clone(&slot));
+                slot
+            }))
+        });
+        self.put(&slot, owed, Instant::now());
+        slot
+    }
+
+    /// Moves a reply from the slot of this thread into one of its own, since the request goes on elsewhere.
+    pub(super) fn hand_on(&self, slot: &Arc<Slot>) -> Option<Arc<Slot>> {
+        let (since, owed) = slot.owed.lock().take()?;
+        let own = Arc::new(Slot::default());
+        self.slots.lock().push(Arc::clone(&own));
+        self.put(&own, owed, since);
+        Some(own)
+    }
+
+    /// Drops the slot of a request that was handed on and has been answered.
+    pub(super) fn finished(&self, slot: &Arc<Slot>) {
+        self.slots.lock().retain(|one| !Arc::ptr_eq(one, slot));
+    }
+
+    fn put(&self, slot: &Slot, owed: Owed, since: Instant) {
+        *slot.owed.lock() = Some((since, owed));
+        self.owed_count.fetch_add(1, Ordering::Relaxed);
+        if self.sleeps.load(Ordering::Acquire) {
+            self.rouse();
+        }
+    }
+
+    fn rouse(&self) {
+        let _guard = self.sleep.lock();
+        self.sleeps.store(false, Ordering::Release);
+        self.wake.notify_all();
+    }
+
+    fn run(&self) {
+        let (mut seen, mut idle_ticks) = (0, 0);
+        while !self.ends.load(Ordering::Acquire) {
+            std::thread::sleep(TICK);
+            self.answer_overdue();
+            let count = self.owed_count.load(Ordering::Relaxed);
+            let has_work = count != seen || self.slots.lock().iter().any(|slot| slot.owed.lock().is_some());
+            seen = count;
+            idle_ticks = if has_work { 0 } else { idle_ticks + 1 };
+            if idle_ticks >= IDLE_TICKS {
+                self.sleep_until_work(seen);
+                idle_ticks = 0;
+            }
+        }
+    }
+
+    fn sleep_until_work(&self, seen: u64) {
+        let mut guard = self.sleep.lock();
+        self.sleeps.store(true, Ordering::SeqCst);
+        // A reply put before the flag was up did not wake us; the count says so.
+        while self.sleeps.load(Ordering::SeqCst) && self.owed_count.load(Ordering::SeqCst) == seen {
+            if self.ends.load(Ordering::Acquire) {
+                break;
+            }
+            // Bounded, so that a wake lost between the flag and the wait costs a second and not a reply.
+            self.wake.wait_for(&mut guard, Duration::from_secs(1));
+        }
+        self.sleeps.store(false, Ordering::SeqCst);
+    }
+
+    fn answer_overdue(&self) {
+        let slots: Vec<_> = self.slots.lock().clone();
+        let mut stuck = None;
+        for slot in slots {
+            let mut owed = slot.owed.lock();
+            let Some((since, _)) = &*owed else { continue };
+            let waited = since.elapsed();
+            let errno = if waited >= self.patience.request {
+                Errno::ETIMEDOUT
+            } else if waited >= self.patience.audit && *stuck.get_or_insert_with(|| (self.sink_is_stuck)()) {
+                Errno::EIO
+            } else {
+                continue;
+            };
+            if let Some((_, reply)) = owed.take() {
+                drop(owed);
+                tracing::warn!(waited_ms = waited.as_millis(), %errno, "answered by the clock");
+                reply.error(errno);
+            }
+        }
+    }
+}

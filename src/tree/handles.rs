@@ -1,0 +1,109 @@
+//! Open files: each keeps the bytes of the version it was opened with.
+//!
+//! A handle's number is the sequence number of the record that released it, so that a successor process finds in
+//! the log who opened it and what.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::access::Released;
+use crate::caller::Witness;
+use crate::model::{SecretPath, Standing, Version};
+
+use super::node::FieldPlace;
+
+/// One open file.
+pub(super) struct Handle {
+    /// What was opened.
+    pub(super) place: FieldPlace,
+    /// How the version stood when it was opened: a handle outlives its stage.
+    pub(super) standing: Standing,
+    /// The bytes, and the proof that they were recorded.
+    pub(super) released: Released,
+    /// Who opened it; `None` after a change of process, when every reader is recorded anew.
+    pub(super) opener: Option<Witness>,
+    /// Set for good when the version is revoked.
+    revoked: AtomicBool,
+    /// Guards who else has read from it, each recorded once.
+    readers: Mutex<Vec<Witness>>,
+}
+
+/// Processes that may share one handle and be remembered; a further one is recorded at every read.
+const READERS_MAX: usize = 64;
+
+impl Handle {
+    pub(super) fn new(
+        place: FieldPlace,
+        standing: Standing,
+        released: Released,
+        opener: Option<Witness>,
+    ) -> Self {
+        Self { place, standing, released, opener, revoked: AtomicBool::new(false), readers: Mutex::default() }
+    }
+
+    pub(super) fn is_revoked(&self) -> bool {
+        self.revoked.load(Ordering::Acquire)
+    }
+
+    /// Whether a record names this reader already.
+    pub(super) fn is_recorded(&self, reader: Option<Witness>) -> bool {
+        let Some(reader) = reader else { return false };
+        self.opener == Some(reader) || self.readers.lock().contains(&reader)
+    }
+
+    /// Remembers that a record names this reader.
+    pub(super) fn recorded(&self, reader: Option<Witness>) {
+        let mut readers = self.readers.lock();
+        if let Some(reader) = reader
+            && readers.len() < READERS_MAX
+        {
+            readers.push(reader);
+        }
+    }
+}
+
+/// The table of open files.
+#[derive(Default)]
+pub(super) struct Handles {
+    /// Guards which handles are open.
+    open: RwLock<HashMap<u64, Arc<Handle>>>,
+}
+
+impl Handles {
+    /// Keeps `handle` under its number, which it returns.
+    pub(super) fn keep(&self, handle: Handle) -> u64 {
+        let number = handle.released.receipt().seq();
+        self.open.write().insert(number, Arc::new(handle));
+        number
+    }
+
+    /// Keeps `handle` under a number that the process before us gave out.
+    pub(super) fn adopt(&self, number: u64, handle: Handle) -> Arc<Handle> {
+        Arc::clone(self.open.write().entry(number).or_insert_with(|| Arc::new(handle)))
+    }
+
+    pub(super) fn get(&self, number: u64) -> Option<Arc<Handle>> {
+        self.open.read().get(&number).cloned()
+    }
+
+    /// Forgets a handle; its bytes are wiped when the last read under way has ended.
+    pub(super) fn close(&self, number: u64) {
+        self.open.write().remove(&number);
+    }
+
+    /// Refuses every further read of a version.
+    pub(super) fn revoke(&self, secret: &SecretPath, version: Version) {
+        for handle in self.open.read().values() {
+            if handle.place.version == version && handle.place.secret == *secret {
+                handle.revoked.store(true, Ordering::Release);
+            }
+        }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.open.read().len()
+    }
+}
