@@ -2,4 +2,7 @@
 //! It knows no word of credfs: no secret, no policy.
 #![allow(unsafe_code, reason = "the one room for it; every block says why it is sound")]
 
+pub mod harden;
 pub mod memory;
+pub mod peer;
+pub mod terminal;
