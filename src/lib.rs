@@ -7,3 +7,9 @@
 pub mod sys;
 
 pub mod model;
+
+pub mod document;
+
+pub mod policy;
+
+pub mod config;
