@@ -3,3 +3,4 @@
 #![allow(unsafe_code, reason = "the one room for it; every block says why it is sound")]
 
 pub mod memory;
+pub mod process;
