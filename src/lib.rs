@@ -10,6 +10,8 @@ pub mod model;
 
 pub mod document;
 
+pub mod caller;
+
 pub mod policy;
 
 pub mod config;
