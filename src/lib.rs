@@ -7,3 +7,11 @@
 pub mod sys;
 
 pub mod model;
+
+pub mod document;
+
+pub mod caller;
+
+pub mod policy;
+
+pub mod config;

@@ -6,3 +6,5 @@ pub mod harden;
 pub mod memory;
 pub mod peer;
 pub mod terminal;
+pub mod names;
+pub mod process;

@@ -1,0 +1,264 @@
+//! From a request's header to a [`Caller`], and what may be remembered between requests.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use lru::LruCache;
+use parking_lot::Mutex;
+
+use super::cgroup::Place;
+use super::executable::Executables;
+use super::person::{Caller, Known};
+use super::watched::Watched;
+use super::{Asker, SelfAccess, proc_text};
+use crate::model::Unknown;
+use crate::sys::process::{self, PidFd, ProcDirectory, Scope, ThreadInfo};
+
+/// Longest `/proc` file that is read: a status line with 65,536 groups (`NGROUPS_MAX`) is the longest.
+pub(super) const PROC_BYTES_MAX: usize = 1024 * 1024;
+/// How often a read is repeated when the caller is moved to another cgroup meanwhile.
+const MOVES_MAX: usize = 8;
+
+/// Where facts of processes come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// `PIDFD_GET_INFO` on a kept pidfd: one ioctl a request (Linux 6.13).
+    Pidfd,
+    /// `/proc/TID/status`, `cgroup` and `stat` at each request.
+    Proc,
+}
+
+/// What an [`Identifier`] may use.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// The mode to use; `None` takes the best that the kernel has.
+    pub mode: Option<Mode>,
+    /// Threads whose pidfd is kept, one descriptor each. Raise `RLIMIT_NOFILE` accordingly.
+    pub threads_max: usize,
+    /// Cgroups whose path is remembered.
+    pub cgroups_max: usize,
+    /// Executable paths that are remembered.
+    pub executables_max: usize,
+    /// Files remembered for each of those.
+    pub executables_seen_max: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            mode: None,
+            threads_max: 512,
+            cgroups_max: 1024,
+            executables_max: 1024,
+            executables_seen_max: 32,
+        }
+    }
+}
+
+/// A thread that asked before. The pidfd means this thread for ever, so nothing here can become wrong.
+#[derive(Debug)]
+pub(super) struct Thread {
+    pub(super) pidfd: PidFd,
+    /// The inode number of the process's (not the thread's) pidfd.
+    process_inode: u64,
+}
+
+/// Tells who asks. One for the daemon.
+pub struct Identifier {
+    mode: Mode,
+    own_pid: u32,
+    threads: Mutex<LruCache<u32, Arc<Thread>>>,
+    places: Mutex<LruCache<u64, Arc<Place>>>,
+    pub(super) watched: Watched,
+    pub(super) executables: Arc<dyn Executables>,
+}
+
+impl Identifier {
+    /// Finds out what the kernel can do.
+    ///
+    /// # Errors
+    /// When neither pidfds nor `/proc` can be read, or the forced mode is not there.
+    pub fn new(options: Options, executables: Arc<dyn Executables>) -> io::Result<Self> {
+        let mode = match options.mode {
+            Some(Mode::Pidfd) if !process::thread_info_is_supported() => {
+                return Err(io::Error::from(io::ErrorKind::Unsupported));
+            }
+            Some(mode) => mode,
+            None if process::thread_info_is_supported() => Mode::Pidfd,
+            None => Mode::Proc,
+        };
+        ProcDirectory::open(process::own_pid())?.read(c"status", PROC_BYTES_MAX)?;
+        let bound = |count| NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN);
+        Ok(Self {
+            mode,
+            own_pid: process::own_pid(),
+            threads: Mutex::new(LruCache::new(bound(options.threads_max))),
+            places: Mutex::new(LruCache::new(bound(options.cgroups_max))),
+            watched: Watched::new(options.executables_max, options.executables_seen_max),
+            executables,
+        })
+    }
+
+    /// Where facts come from, for `doctor`.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Makes these the paths that rules on executables name, and remembers which files are there now. To be called
+    /// at start and at each reload; none may lie on the daemon's own mount.
+    pub fn watch_executables(&self, paths: &[PathBuf]) {
+        self.watched.watch(paths);
+    }
+
+    /// Looks again at the paths watched. A file that comes and goes between two looks, with no decision on its path
+    /// in between, is never seen: called from a timer this keeps upgrades in quick succession valid.
+    pub fn look_at_executables(&self) {
+        self.watched.look_again();
+    }
+
+    /// Who asks. The thread must wait for our answer until the [`Caller`] is dropped. Costs one ioctl for a thread
+    /// that asked before, four system calls otherwise. A caller who cannot be identified is no error: he has a uid
+    /// and a gid and nothing else.
+    ///
+    /// # Errors
+    /// [`SelfAccess`] when the asker is a thread of this process.
+    pub fn identify(&self, asker: Asker) -> Result<Caller<'_>, SelfAccess> {
+        let known = self.know(asker.tid);
+        if known.as_ref().is_some_and(|known| known.tgid() == self.own_pid) {
+            return Err(SelfAccess);
+        }
+        Ok(Caller::new(self, asker, known))
+    }
+
+    /// Who is at the other end of a Unix socket: `SO_PEERCRED`'s values, and `SO_PEERPIDFD`'s where the kernel has
+    /// it (Linux 6.5). The peer does not wait for us and may have exited: without its pidfd a process that took its
+    /// number since, under the same uid and gid, cannot be told from it. A mismatch leaves him not identified.
+    ///
+    /// # Errors
+    /// [`SelfAccess`] when the peer is this process.
+    pub fn identify_peer(
+        &self,
+        uid: u32,
+        gid: u32,
+        pid: u32,
+        pidfd: Option<BorrowedFd<'_>>,
+    ) -> Result<Caller<'_>, SelfAccess> {
+        if pid == self.own_pid {
+            return Err(SelfAccess);
+        }
+        let known = self.know(pid).filter(|known| {
+            let (euid, egid) = known.effective();
+            let same_process = match (known, pidfd) {
+                (_, None) => true,
+                (Known::Kept { mark, .. }, Some(peer)) => {
+                    process::pidfd_inode(peer).is_ok_and(|inode| inode == *mark)
+                }
+                // /proc/PID was opened before this: if the peer lives still, that was the peer's.
+                (Known::Read { .. }, Some(peer)) => process::pidfd_is_alive(peer).unwrap_or(false),
+            };
+            known.tgid() == pid && (euid, egid) == (uid, gid) && same_process
+        });
+        Ok(Caller::new(self, Asker { uid, gid, tid: pid }, known))
+    }
+
+    fn know(&self, tid: u32) -> Option<Known> {
+        if tid == 0 {
+            return None;
+        }
+        match self.mode {
+            Mode::Pidfd => {
+                let (thread, info) = self.thread(tid)?;
+                let mark = thread.process_inode;
+                Some(Known::Kept { thread, info, mark })
+            }
+            Mode::Proc => {
+                let directory = ProcDirectory::open(tid).ok()?;
+                let status = proc_text::status(&directory.read(c"status", PROC_BYTES_MAX).ok()?)?;
+                Some(Known::Read { directory: Arc::new(directory), status: Arc::new(status) })
+            }
+        }
+    }
+
+    /// The thread's kept pidfd, proven to be of a living thread by the ioctl that also says who it is.
+    fn thread(&self, tid: u32) -> Option<(Arc<Thread>, ThreadInfo)> {
+        let kept = self.threads.lock().get(&tid).cloned();
+        if let Some(thread) = kept
+            && let Ok(info) = thread.pidfd.info()
+            && info.tid == tid
+        {
+            return Some((thread, info));
+        }
+        let opened = self.open_thread(tid);
+        let mut threads = self.threads.lock();
+        match &opened {
+            Some((thread, _)) => threads.put(tid, Arc::clone(thread)),
+            None => threads.pop(&tid),
+        };
+        opened
+    }
+
+    fn open_thread(&self, tid: u32) -> Option<(Arc<Thread>, ThreadInfo)> {
+        let pidfd = self.open_pidfd(tid, Scope::Thread)?;
+        let info = pidfd.info().ok().filter(|info| info.tid == tid)?;
+        let process_inode = if info.tgid == tid {
+            pidfd.inode().ok()?
+        } else {
+            let inode = self.open_pidfd(info.tgid, Scope::Process)?.inode().ok()?;
+            // The thread still lives, so the process's number was its own when it was opened.
+            pidfd.info().ok().filter(|again| again.tgid == info.tgid)?;
+            inode
+        };
+        Some((Arc::new(Thread { pidfd, process_inode }), info))
+    }
+
+    /// Opens a pidfd, giving up kept ones when descriptors run out: identity comes before speed.
+    fn open_pidfd(&self, id: u32, scope: Scope) -> Option<PidFd> {
+        match PidFd::open(id, scope) {
+            Err(error) if process::is_out_of_descriptors(&error) => {
+                let mut threads = self.threads.lock();
+                for _ in 0..16 {
+                    threads.pop_lru();
+                }
+                drop(threads);
+                PidFd::open(id, scope).ok()
+            }
+            opened => opened.ok(),
+        }
+    }
+
+    /// The place of a thread in the cgroup tree. With the path of an id remembered this reads nothing.
+    pub(super) fn place(&self, known: &Known, directory: &ProcDirectory) -> Result<Arc<Place>, Unknown> {
+        let Known::Kept { thread, info, .. } = known else {
+            return read_place(directory).map(Arc::new);
+        };
+        // Who may move a thread between two cgroups may do so within one unit only (or is root), so even a move
+        // there and back during this read cannot tie an id to a path of another unit.
+        let mut id = info.cgroup_id;
+        for _ in 0..MOVES_MAX {
+            let place = read_place(directory);
+            let after = thread.pidfd.info().map_err(|_| Unknown)?.cgroup_id;
+            if after == id {
+                let place = Arc::new(place?);
+                self.places.lock().put(id, Arc::clone(&place));
+                return Ok(place);
+            }
+            id = after;
+        }
+        Err(Unknown)
+    }
+
+    /// The remembered place of the cgroup the caller is in, if any.
+    pub(super) fn place_at_hand(&self, known: &Known) -> Option<Arc<Place>> {
+        let Known::Kept { info, .. } = known else { return None };
+        self.places.lock().get(&info.cgroup_id).cloned()
+    }
+}
+
+fn read_place(directory: &ProcDirectory) -> Result<Place, Unknown> {
+    let text = directory.read(c"cgroup", PROC_BYTES_MAX).map_err(|_| Unknown)?;
+    Place::of(proc_text::unified_cgroup(&text).ok_or(Unknown)?)
+}

@@ -1,0 +1,328 @@
+//! One caller during one unanswered request: facts read when first asked for, and then kept the same.
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use super::Asker;
+use super::cgroup::Place;
+use super::executable::ExecutableFacts;
+use super::identifier::{Identifier, PROC_BYTES_MAX, Thread};
+use super::proc_text::{self, Status};
+use super::witness::{ExecFingerprint, ProcessMark, Witness};
+use crate::model::{Executable, Facts, Session, Sha256Digest, Unknown};
+use crate::sys::process::{self, ProcDirectory, ThreadInfo};
+
+/// What `identify` found out.
+#[derive(Debug)]
+pub(super) enum Known {
+    /// From a kept pidfd; `mark` is the process's inode number.
+    Kept { thread: Arc<Thread>, info: ThreadInfo, mark: u64 },
+    /// From `/proc`.
+    Read { directory: Arc<ProcDirectory>, status: Arc<Status> },
+}
+
+impl Known {
+    pub(super) fn tgid(&self) -> u32 {
+        match self {
+            Self::Kept { info, .. } => info.tgid,
+            Self::Read { status, .. } => status.tgid,
+        }
+    }
+
+    /// Effective uid and gid.
+    pub(super) fn effective(&self) -> (u32, u32) {
+        match self {
+            Self::Kept { info, .. } => (info.uids[1], info.gids[1]),
+            Self::Read { status, .. } => (status.uids[1], status.gids[1]),
+        }
+    }
+}
+
+type Fact<T> = OnceLock<Result<T, Unknown>>;
+
+/// Who asks. Lives no longer than the request is unanswered.
+pub struct Caller<'a> {
+    identifier: &'a Identifier,
+    asker: Asker,
+    known: Option<Known>,
+    directory: Fact<Arc<ProcDirectory>>,
+    groups: Fact<Vec<u32>>,
+    place: Fact<Arc<Place>>,
+    executable: Fact<ExecutableFacts>,
+    digest: Fact<Sha256Digest>,
+    session: Fact<Session>,
+    start_ticks: Fact<u64>,
+}
+
+/// What was read of a caller, for the audit record: unit and container always, the rest only if some rule asked.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Described {
+    /// User of the request.
+    pub uid: u32,
+    /// Group of the request.
+    pub gid: u32,
+    /// Process (thread group).
+    pub pid: Option<u32>,
+    /// Thread.
+    pub tid: Option<u32>,
+    /// systemd unit.
+    pub unit: Option<String>,
+    /// Container id.
+    pub container: Option<String>,
+    /// The file it runs.
+    pub exe: Option<Executable>,
+    /// That file's digest.
+    pub exe_sha256: Option<Sha256Digest>,
+    /// Who logged in.
+    pub login_uid: Option<u32>,
+    /// Which login.
+    pub session: Option<u32>,
+}
+
+impl<'a> Caller<'a> {
+    pub(super) fn new(identifier: &'a Identifier, asker: Asker, known: Option<Known>) -> Self {
+        Self {
+            identifier,
+            asker,
+            known,
+            directory: OnceLock::new(),
+            groups: OnceLock::new(),
+            place: OnceLock::new(),
+            executable: OnceLock::new(),
+            digest: OnceLock::new(),
+            session: OnceLock::new(),
+            start_ticks: OnceLock::new(),
+        }
+    }
+
+    /// The thread that asks; 0 when it lives in a foreign pid namespace.
+    #[must_use]
+    pub fn tid(&self) -> u32 {
+        self.asker.tid
+    }
+
+    /// The process that asks.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.known.as_ref().map(Known::tgid)
+    }
+
+    /// What to keep of this caller, to compare with a later one.
+    #[must_use]
+    pub fn witness(&self) -> Witness {
+        let process = match &self.known {
+            Some(Known::Kept { info, mark, .. }) => Some(ProcessMark {
+                tgid: info.tgid,
+                origin: *mark,
+                uids: info.uids,
+                gids: info.gids,
+                cgroup: u128::from(info.cgroup_id),
+            }),
+            Some(Known::Read { directory, status }) => self.mark_from_proc(directory, status).ok(),
+            None => None,
+        };
+        Witness { uid: self.asker.uid, gid: self.asker.gid, process }
+    }
+
+    fn mark_from_proc(&self, directory: &ProcDirectory, status: &Status) -> Result<ProcessMark, Unknown> {
+        let text = directory.read(c"cgroup", PROC_BYTES_MAX).map_err(|_| Unknown)?;
+        let digest = Sha256::digest(proc_text::unified_cgroup(&text).ok_or(Unknown)?);
+        let half = digest.iter().take(16).fold(0, |sum, byte| (sum << 8) | u128::from(*byte));
+        let [real_uid, effective_uid, saved_uid, _] = status.uids;
+        let [real_gid, effective_gid, saved_gid, _] = status.gids;
+        Ok(ProcessMark {
+            tgid: status.tgid,
+            origin: self.start_ticks()?,
+            uids: [real_uid, effective_uid, saved_uid],
+            gids: [real_gid, effective_gid, saved_gid],
+            cgroup: half,
+        })
+    }
+
+    /// The file the caller runs, to keep beside a [`Witness`] of a handle opened under a rule on the executable.
+    ///
+    /// # Errors
+    /// [`Unknown`] where the executable cannot be seen.
+    pub fn exec_fingerprint(&self) -> Result<ExecFingerprint, Unknown> {
+        let facts = self.executable()?;
+        Ok(ExecFingerprint { device: facts.device, inode: facts.inode, born: facts.born })
+    }
+
+    /// Whether the digest can be had without reading the executable, which for a large one takes long: if not, ask
+    /// for it where waiting holds up nobody else.
+    #[must_use]
+    pub fn digest_is_at_hand(&self) -> bool {
+        self.digest.get().is_some()
+            || self
+                .executable()
+                .map_or(true, |facts| self.identifier.executables.digest_at_hand(facts).is_some())
+    }
+
+    /// The facts read so far, and unit and container.
+    #[must_use]
+    pub fn describe(&self) -> Described {
+        let place = self.place().ok();
+        let executable = self.executable.get().and_then(|facts| facts.as_ref().ok());
+        let session = self.session.get().and_then(|session| session.ok()).unwrap_or_default();
+        Described {
+            uid: self.asker.uid,
+            gid: self.asker.gid,
+            pid: self.pid(),
+            tid: (self.asker.tid != 0).then_some(self.asker.tid),
+            unit: place.and_then(|place| place.unit.clone()),
+            container: place.and_then(|place| place.container.clone()),
+            exe: executable.map(|facts| Executable {
+                device: facts.device,
+                inode: facts.inode,
+                path_unproven: facts.path_unproven.clone(),
+            }),
+            exe_sha256: self.digest.get().and_then(|digest| digest.ok()),
+            login_uid: session.login_uid,
+            session: session.id,
+        }
+    }
+
+    fn known(&self) -> Result<&Known, Unknown> {
+        self.known.as_ref().ok_or(Unknown)
+    }
+
+    /// Fails unless the thread identified still lives, which proves that its number was its own until now. Where
+    /// `/proc/TID` is kept open instead, a read of it proves the same.
+    fn confirm(&self) -> Result<(), Unknown> {
+        match self.known()? {
+            Known::Kept { thread, info, .. } => {
+                let now = thread.pidfd.info().map_err(|_| Unknown)?;
+                (now.tgid == info.tgid).then_some(()).ok_or(Unknown)
+            }
+            Known::Read { directory, .. } => {
+                directory.read(c"stat", PROC_BYTES_MAX).map(|_| ()).map_err(|_| Unknown)
+            }
+        }
+    }
+
+    fn directory(&self) -> Result<&ProcDirectory, Unknown> {
+        self.directory
+            .get_or_init(|| match self.known()? {
+                Known::Read { directory, .. } => Ok(Arc::clone(directory)),
+                Known::Kept { .. } => {
+                    let opened = ProcDirectory::open(self.asker.tid).map_err(|_| Unknown)?;
+                    self.confirm()?;
+                    Ok(Arc::new(opened))
+                }
+            })
+            .as_deref()
+            .map_err(|unknown| *unknown)
+    }
+
+    fn place(&self) -> Result<&Place, Unknown> {
+        self.place
+            .get_or_init(|| {
+                let known = self.known()?;
+                match self.identifier.place_at_hand(known) {
+                    Some(place) => Ok(place),
+                    None => self.identifier.place(known, self.directory()?),
+                }
+            })
+            .as_deref()
+            .map_err(|unknown| *unknown)
+    }
+
+    fn executable(&self) -> Result<&ExecutableFacts, Unknown> {
+        self.executable
+            .get_or_init(|| {
+                self.known()?;
+                let facts = self.identifier.executables.executable_of(self.asker.tid)?;
+                self.confirm()?;
+                Ok(facts)
+            })
+            .as_ref()
+            .map_err(|unknown| *unknown)
+    }
+
+    fn read_groups(&self) -> Result<Vec<u32>, Unknown> {
+        if let Known::Read { status, .. } = self.known()? {
+            return Ok(status.groups.clone());
+        }
+        let text = self.directory()?.read(c"status", PROC_BYTES_MAX).map_err(|_| Unknown)?;
+        Ok(proc_text::status(&text).ok_or(Unknown)?.groups)
+    }
+
+    fn read_session(&self) -> Result<Session, Unknown> {
+        let directory = self.directory()?;
+        let number = |name| match directory.read(name, 64) {
+            Ok(text) => Ok(proc_text::audit_number(&text)),
+            // A kernel without audit has no such file: nobody is logged in, unless the thread is gone.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.confirm().map(|()| None),
+            Err(_) => Err(Unknown),
+        };
+        Ok(Session { login_uid: number(c"loginuid")?, id: number(c"sessionid")? })
+    }
+
+    /// When the process (not the thread) started.
+    fn start_ticks(&self) -> Result<u64, Unknown> {
+        *self.start_ticks.get_or_init(|| {
+            let leader = ProcDirectory::open(self.known()?.tgid()).map_err(|_| Unknown)?;
+            let text = leader.read(c"stat", PROC_BYTES_MAX).map_err(|_| Unknown)?;
+            self.confirm()?;
+            proc_text::start_ticks(&text).ok_or(Unknown)
+        })
+    }
+}
+
+impl Facts for Caller<'_> {
+    fn uid(&self) -> u32 {
+        self.asker.uid
+    }
+
+    fn gid(&self) -> u32 {
+        self.asker.gid
+    }
+
+    fn is_identified(&self) -> bool {
+        self.known.is_some()
+    }
+
+    fn in_group(&self, gid: u32) -> Result<bool, Unknown> {
+        self.known()?;
+        if gid == self.asker.gid {
+            return Ok(true);
+        }
+        let groups = self.groups.get_or_init(|| self.read_groups());
+        groups.as_ref().map(|groups| groups.contains(&gid)).map_err(|unknown| *unknown)
+    }
+
+    fn unit(&self) -> Result<Option<&str>, Unknown> {
+        Ok(self.place()?.unit.as_deref())
+    }
+
+    fn container(&self) -> Result<Option<&str>, Unknown> {
+        Ok(self.place()?.container.as_deref())
+    }
+
+    fn runs(&self, path: &Path) -> Result<bool, Unknown> {
+        Ok(self.identifier.watched.allows(path, self.executable()?))
+    }
+
+    fn executable_digest(&self) -> Result<Sha256Digest, Unknown> {
+        *self.digest.get_or_init(|| {
+            let digest = self.identifier.executables.digest_of(self.asker.tid, self.executable()?)?;
+            self.confirm()?;
+            Ok(digest)
+        })
+    }
+
+    fn session(&self) -> Result<Session, Unknown> {
+        *self.session.get_or_init(|| self.read_session())
+    }
+
+    fn age(&self) -> Result<Duration, Unknown> {
+        let ticks = self.start_ticks()?;
+        let per_second = process::ticks_per_second();
+        let part = ticks % per_second * 1_000_000_000 / per_second;
+        let start = Duration::from_secs(ticks / per_second) + Duration::from_nanos(part);
+        Ok(process::since_boot().saturating_sub(start))
+    }
+}

@@ -1,0 +1,182 @@
+//! The files that policy allows to run, by path: which one is there now, and which ones were. Paths are looked up
+//! in this process's own mount namespace, so a bind mount in a caller's changes nothing.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+
+use parking_lot::Mutex;
+
+use super::executable::ExecutableFacts;
+use crate::sys::process::{self, FileStatus, FileTime};
+
+/// What tells a file from every other one, also from a later file with a used inode number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
+    born: Option<FileTime>,
+}
+
+impl Identity {
+    fn of(status: &FileStatus) -> Self {
+        Self { device: status.device, inode: status.inode, born: status.born }
+    }
+}
+
+/// The registry: path → files seen there, the latest last. Bounded in both directions.
+pub(super) struct Watched {
+    paths_max: usize,
+    seen_max: usize,
+    seen: Mutex<BTreeMap<PathBuf, VecDeque<Identity>>>,
+}
+
+impl Watched {
+    pub(super) fn new(paths_max: usize, seen_max: usize) -> Self {
+        Self { paths_max, seen_max: seen_max.max(1), seen: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// Makes `paths` the paths remembered, and looks at each. What was seen at those kept stays.
+    pub(super) fn watch(&self, paths: &[PathBuf]) {
+        self.seen.lock().retain(|path, _| paths.contains(path));
+        for path in paths {
+            self.look(path);
+        }
+    }
+
+    /// Looks at every path again.
+    pub(super) fn look_again(&self) {
+        let paths: Vec<PathBuf> = self.seen.lock().keys().cloned().collect();
+        for path in paths {
+            self.look(&path);
+        }
+    }
+
+    /// Whether `facts` is the file at `path` now, or was seen there. An earlier file counts only while some file is
+    /// at the path, on the same device, and only with its birth time: an inode number is used again once the file
+    /// is gone, and a device number once its file system is.
+    pub(super) fn allows(&self, path: &Path, facts: &ExecutableFacts) -> bool {
+        let running = Identity { device: facts.device, inode: facts.inode, born: facts.born };
+        let Some(now) = self.look(path) else { return false };
+        if running == now {
+            return true;
+        }
+        running.born.is_some()
+            && running.device == now.device
+            && self.seen.lock().get(path).is_some_and(|seen| seen.contains(&running))
+    }
+
+    fn look(&self, path: &Path) -> Option<Identity> {
+        let status = process::file_status(path).ok().filter(|status| status.is_regular);
+        let now = status.as_ref().map(Identity::of);
+        let mut seen = self.seen.lock();
+        if !seen.contains_key(path) {
+            if seen.len() >= self.paths_max {
+                return now;
+            }
+            seen.insert(path.to_owned(), VecDeque::new());
+        }
+        if let (Some(now), Some(seen)) = (now, seen.get_mut(path))
+            && seen.back() != Some(&now)
+        {
+            seen.retain(|earlier| *earlier != now);
+            if seen.len() >= self.seen_max {
+                seen.pop_front();
+            }
+            seen.push_back(now);
+        }
+        now
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts_of(path: &Path) -> ExecutableFacts {
+        let status = process::file_status(path).unwrap();
+        ExecutableFacts {
+            device: status.device,
+            inode: status.inode,
+            born: status.born,
+            size_bytes: status.size_bytes,
+            changed: status.changed,
+            modified: status.modified,
+            link_count: status.link_count,
+            path_unproven: String::new(),
+        }
+    }
+
+    fn directory(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("credfs-watched-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    fn replace(path: &Path, content: &str) {
+        let beside = path.with_extension("new");
+        std::fs::write(&beside, content).unwrap();
+        std::fs::rename(beside, path).unwrap();
+    }
+
+    #[test]
+    fn what_was_seen_at_the_path_stays_allowed_and_what_was_not_never_is() {
+        let directory = directory("seen");
+        let path = directory.join("program");
+        replace(&path, "one");
+        let one = facts_of(&path);
+        let watched = Watched::new(8, 8);
+        assert!(watched.allows(&path, &one));
+        // The old file is held open, so its inode number is not used again.
+        let held = std::fs::File::open(&path).unwrap();
+        replace(&path, "two");
+        let two = facts_of(&path);
+        assert!(watched.allows(&path, &one) && watched.allows(&path, &two));
+        let other = directory.join("other");
+        replace(&other, "x");
+        assert!(!watched.allows(&path, &facts_of(&other)));
+        let unseeing = Watched::new(8, 8);
+        assert!(!unseeing.allows(&path, &one), "never seen there by this registry");
+        std::fs::remove_file(&path).unwrap();
+        assert!(!watched.allows(&path, &one), "no file at the path allows nothing");
+        drop(held);
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn a_used_inode_number_with_another_birth_time_is_another_file() {
+        let directory = directory("inode");
+        let path = directory.join("program");
+        replace(&path, "one");
+        let one = facts_of(&path);
+        let watched = Watched::new(8, 8);
+        watched.watch(std::slice::from_ref(&path));
+        replace(&path, "two");
+        let later = FileTime { seconds: one.born.unwrap().seconds + 1, nanoseconds: 0 };
+        assert!(!watched.allows(&path, &ExecutableFacts { born: Some(later), ..one.clone() }));
+        assert!(!watched.allows(&path, &ExecutableFacts { born: None, ..one.clone() }));
+        assert!(!watched.allows(&path, &ExecutableFacts { device: one.device + 1, ..one.clone() }));
+        assert!(watched.allows(&path, &one));
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn paths_and_files_remembered_are_bounded_and_the_file_there_now_always_counts() {
+        let directory = directory("bound");
+        let watched = Watched::new(1, 2);
+        let path = directory.join("program");
+        let mut files = Vec::new();
+        let mut held = Vec::new();
+        for content in ["a", "b", "c"] {
+            replace(&path, content);
+            held.push(std::fs::File::open(&path).unwrap());
+            files.push(facts_of(&path));
+            assert!(watched.allows(&path, &files[files.len() - 1]));
+        }
+        assert!(!watched.allows(&path, &files[0]) && watched.allows(&path, &files[1]));
+        let second = directory.join("second");
+        replace(&second, "x");
+        assert!(watched.allows(&second, &facts_of(&second)));
+        assert_eq!(watched.seen.lock().len(), 1);
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+}

@@ -1,0 +1,19 @@
+//! The configuration: one TOML file into plain settings, and the check that nobody else could have written what we
+//! trust. It may read the configuration file and the owners and modes of what it names, nothing else.
+
+mod initial;
+mod limits;
+mod load;
+mod ownership;
+mod settings;
+
+pub use initial::{InitialPaths, config_text, policy_text};
+pub use limits::LimitSettings;
+pub use ownership::{Trusted, check_ownership};
+pub use settings::{
+    AuditSettings, Config, ControlSettings, DEFAULT_CONFIG, Durability, KeySetting, PolicySettings,
+    StoreSettings,
+};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,152 @@
+//! The FUSE side: the session with the kernel, the adapter from its requests to the tree, the errno contract, and
+//! the notifier. It may touch the tree and what lies below it; fuser is named here and nowhere else.
+
+mod adapter;
+mod directories;
+mod errno;
+mod notices;
+mod pace;
+mod pending;
+mod read_only;
+mod translate;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::caller::Identifier;
+use crate::sys::mount::{self, MountFault, MountHandle, MountOptions};
+use crate::tree::Tree;
+
+pub use pace::PaceLimits;
+
+use adapter::Adapter;
+use pending::{Patience, Watch};
+
+/// How to serve.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where.
+    pub mount_point: PathBuf,
+    /// Whether users other than the one who mounts are let in.
+    pub allow_other: bool,
+    /// Threads that take requests from the kernel.
+    pub loop_threads: usize,
+    /// How long an audit sink may block an open before it is answered with EIO.
+    pub audit_wait: Duration,
+    /// How long any request may take before it is answered with ETIMEDOUT.
+    pub request_deadline: Duration,
+    /// How fast one user may be refused.
+    pub pace: PaceLimits,
+}
+
+/// Why nothing is served.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionFault {
+    /// The mount could not be made.
+    #[error(transparent)]
+    Mount(#[from] MountFault),
+    /// The kernel's side of the session failed.
+    #[error("the session with the kernel could not be set up: {0}")]
+    Kernel(#[from] io::Error),
+}
+
+/// A mount that is being served.
+pub struct Session {
+    handle: MountHandle,
+    serving: Option<JoinHandle<io::Result<()>>>,
+    watch: Arc<Watch>,
+    notices: Arc<notices::Notices>,
+}
+
+/// How long the end of a session is waited for before its connection is aborted.
+const END_WAIT: Duration = Duration::from_millis(500);
+
+impl Session {
+    /// Mounts and serves. Requests are answered when this returns.
+    ///
+    /// # Errors
+    /// [`SessionFault`]; nothing is left mounted then.
+    pub fn mount(
+        tree: &Arc<Tree>,
+        identifier: Arc<Identifier>,
+        runtime: tokio::runtime::Handle,
+        options: &Options,
+    ) -> Result<Self, SessionFault> {
+        let mounted = mount::mount(
+            &options.mount_point,
+            &MountOptions { allow_other: options.allow_other, ..MountOptions::default() },
+        )?;
+        let handle = mounted.handle.clone();
+        match Self::serve(tree, identifier, runtime, options, mounted) {
+            Ok(session) => Ok(session),
+            Err(fault) => {
+                let _ = mount::unmount(&handle);
+                Err(fault)
+            }
+        }
+    }
+
+    fn serve(
+        tree: &Arc<Tree>,
+        identifier: Arc<Identifier>,
+        runtime: tokio::runtime::Handle,
+        options: &Options,
+        mounted: mount::Mounted,
+    ) -> Result<Self, SessionFault> {
+        let log = Arc::clone(tree.gate().log());
+        let patience = Patience { audit: options.audit_wait, request: options.request_deadline };
+        let watch = Watch::start(patience, Box::new(move || log.is_stuck()))?;
+        let notifier_pid = Arc::new(AtomicU32::new(0));
+        let adapter = Adapter {
+            tree: Arc::clone(tree),
+            identifier,
+            watch: Arc::clone(&watch),
+            pace: pace::Pace::new(options.pace),
+            directories: directories::Directories::default(),
+            runtime,
+            notifier_pid: Arc::clone(&notifier_pid),
+        };
+        let mut config = fuser::Config::default();
+        // One shared descriptor, not a clone for each thread: requests read through a clone are lost with it.
+        config.n_threads = Some(options.loop_threads);
+        let session =
+            fuser::Session::from_fd(adapter, mounted.device, fuser::SessionACL::All, config)?;
+        let serving = std::thread::Builder::new().name("fuse".into()).spawn(move || session.run())?;
+        let notices = notices::Notices::start(tree, mounted.tree, notifier_pid)?;
+        Ok(Self { handle: mounted.handle, serving: Some(serving), watch, notices })
+    }
+
+    /// Whether the kernel still sends requests: false after somebody unmounted.
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        self.serving.as_ref().is_some_and(|serving| !serving.is_finished())
+    }
+
+    /// Unmounts, waits a moment for what is in flight, and ends the session by force where files stay open.
+    pub fn unmount(mut self) {
+        self.notices.end();
+        if let Err(fault) = mount::unmount(&self.handle) {
+            tracing::warn!(%fault, "could not unmount");
+        }
+        let begun = Instant::now();
+        while self.is_serving() && begun.elapsed() < END_WAIT {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if self.is_serving() {
+            tracing::info!("files are still open: their connection is ended");
+            if let Err(error) = mount::abort(self.handle.minor) {
+                tracing::warn!(%error, "could not end the connection");
+            }
+        }
+        if let Some(serving) = self.serving.take()
+            && let Ok(Err(error)) = serving.join()
+        {
+            tracing::warn!(%error, "the session ended with an error");
+        }
+        self.watch.end();
+    }
+}

@@ -1,0 +1,250 @@
+//! Holds the rooms to their order and their doors: dependence runs one way, secrets leave by one door, and each
+//! outside technology lives in one room. The rules are functions over text, so that planted faults prove them.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// Rooms, lowest first: each may use those before it and no other.
+const ROOMS: [&str; 14] = [
+    "sys", "model", "document", "caller", "policy", "store", "audit", "access", "tree", "config", "fuse", "control",
+    "daemon", "cli",
+];
+
+/// Outside crates and words, and the one place each may appear in.
+const GUARDED: [(&str, &[&str]); 9] = [
+    ("fuser", &["fuse/"]),
+    ("libc", &["sys/"]),
+    ("unsafe", &["sys/"]),
+    ("rusqlite", &["store/local/"]),
+    ("clap", &["cli/"]),
+    ("chacha20poly1305", &["store/local/"]),
+    ("ed25519_dalek", &["audit/"]),
+    ("toml", &["document/"]),
+    ("secrecy", &["model/secret.rs"]),
+];
+
+/// Files that may look at the bytes of a secret, and why.
+const MAY_EXPOSE: [(&str, &str); 0] = [];
+
+/// The longest a file may be, in lines, its tests not counted.
+const LINES_MAX: usize = 500;
+
+struct Source {
+    /// Path below `src`, with slashes.
+    path: String,
+    text: String,
+}
+
+impl Source {
+    fn room(&self) -> &str {
+        self.path.split(['/', '.']).next().unwrap_or_default()
+    }
+
+    /// The code without comments, strings and the unit tests at its end.
+    fn code(&self) -> String {
+        let text = self.text.split("\n#[cfg(test)]\n").next().unwrap_or_default();
+        strip(text)
+    }
+}
+
+/// Blanks comments and string literals, so that words in them are not taken for code.
+fn strip(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for line in text.lines() {
+        let mut rest = line;
+        loop {
+            let comment = rest.find("//");
+            let quote = rest.find('"');
+            match (quote, comment) {
+                (Some(quote), comment) if comment.is_none_or(|comment| quote < comment) => {
+                    out.push_str(&rest[..quote]);
+                    out.push_str("\"\"");
+                    let mut chars = rest[quote + 1..].char_indices();
+                    let mut end = rest.len();
+                    while let Some((at, character)) = chars.next() {
+                        match character {
+                            '\\' => drop(chars.next()),
+                            '"' => {
+                                end = quote + 1 + at + 1;
+                                break;
+                            }
+                            _ => {}
+                        }
+                    }
+                    rest = &rest[end..];
+                }
+                (_, Some(comment)) => {
+                    out.push_str(&rest[..comment]);
+                    break;
+                }
+                _ => {
+                    out.push_str(rest);
+                    break;
+                }
+            }
+        }
+        out.push('\n');
+    }
+    out
+}
+
+/// The rooms a source names: `crate::room`, also in a group, and `super` chains that leave the room.
+fn rooms_used(source: &Source) -> BTreeSet<String> {
+    let code = source.code();
+    let mut used = BTreeSet::new();
+    for (at, _) in code.match_indices("crate::") {
+        let after = &code[at + "crate::".len()..];
+        if let Some(group) = after.strip_prefix('{') {
+            let mut depth = 1;
+            let mut word = String::new();
+            for character in group.chars() {
+                match character {
+                    '{' => depth += 1,
+                    '}' => depth -= 1,
+                    ',' if depth == 1 => {
+                        used.insert(std::mem::take(&mut word));
+                        continue;
+                    }
+                    _ => {}
+                }
+                if depth == 0 {
+                    break;
+                }
+                word.push(character);
+            }
+            used.insert(word);
+        } else {
+            used.insert(after.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
+        }
+    }
+    used.iter()
+        .map(|name| name.trim().split("::").next().unwrap_or_default().trim().to_owned())
+        .filter(|name| !name.is_empty())
+        .collect()
+}
+
+fn is_word_in(code: &str, word: &str) -> bool {
+    code.match_indices(word).any(|(at, _)| {
+        let before = code[..at].chars().next_back();
+        let after = code[at + word.len()..].chars().next();
+        let part = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+        !part(before) && !part(after)
+    })
+}
+
+/// Every breach of the house rules in one source.
+fn breaches(source: &Source) -> Vec<String> {
+    let mut found = Vec::new();
+    let path = &source.path;
+    if !source.text.starts_with("//!") {
+        found.push(format!("{path}: does not begin with a //! line that says its job"));
+    }
+    let code = source.code();
+    if code.lines().count() > LINES_MAX {
+        found.push(format!("{path}: longer than {LINES_MAX} lines: is there more than one noun here?"));
+    }
+    if path == "main.rs" || path == "lib.rs" {
+        return found;
+    }
+    let Some(own) = ROOMS.iter().position(|room| *room == source.room()) else {
+        found.push(format!("{path}: belongs to no room of the plan"));
+        return found;
+    };
+    for used in rooms_used(source) {
+        match ROOMS.iter().position(|room| *room == used) {
+            Some(other) if other <= own => {}
+            Some(_) => found.push(format!("{path}: uses {used}, which stands above it")),
+            None => found.push(format!("{path}: names crate::{used}, which is no room")),
+        }
+    }
+    let depth = path.matches('/').count() + usize::from(!path.ends_with("mod.rs"));
+    if code.contains(&vec!["super"; depth + 1].join("::")) && depth < 3 {
+        found.push(format!("{path}: leaves its room by super::"));
+    }
+    for (word, places) in GUARDED {
+        if is_word_in(&code, word) && !places.iter().any(|place| path.starts_with(place)) {
+            found.push(format!("{path}: names {word}, which lives in {places:?} alone"));
+        }
+    }
+    if code.contains(".expose()") && !MAY_EXPOSE.iter().any(|(place, _)| path.starts_with(place)) {
+        found.push(format!("{path}: looks at secret bytes; say why in MAY_EXPOSE, or do not"));
+    }
+    for name in ["util", "utils", "common", "helpers", "misc", "constants"] {
+        if path.split(['/', '.']).any(|part| part == name) {
+            found.push(format!("{path}: {name} is a drawer, not a noun"));
+        }
+    }
+    found
+}
+
+fn sources() -> Vec<Source> {
+    fn collect(directory: &Path, root: &Path, into: &mut Vec<Source>) {
+        let mut entries: Vec<PathBuf> =
+            std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+        entries.sort();
+        for entry in entries {
+            if entry.is_dir() {
+                collect(&entry, root, into);
+            } else if entry.extension().is_some_and(|extension| extension == "rs") {
+                let path = entry.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+                into.push(Source { path, text: std::fs::read_to_string(&entry).unwrap() });
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut into = Vec::new();
+    collect(&root, &root, &mut into);
+    into
+}
+
+#[test]
+fn the_house_is_in_order() {
+    let found: Vec<String> = sources().iter().flat_map(breaches).collect();
+    assert!(found.is_empty(), "\n{}", found.join("\n"));
+}
+
+#[test]
+fn lib_rs_lists_the_rooms_in_their_order() {
+    let lib = sources().into_iter().find(|source| source.path == "lib.rs").unwrap();
+    let listed: Vec<String> = lib
+        .text
+        .lines()
+        .filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';').map(str::to_owned))
+        .collect();
+    assert_eq!(listed, ROOMS);
+    assert!(!lib.text.contains("pub use"), "a re-export at the top would hide which room a word is from");
+}
+
+#[test]
+fn every_planted_fault_is_found() {
+    let fine = "//! Job.\n";
+    for (path, text, word) in [
+        ("policy/mod.rs", "fn f() { crate::store::x() }", "stands above"),
+        ("store/mod.rs", "use crate::{\n    model::{A, B},\n    audit::C,\n};", "stands above"),
+        ("model/mod.rs", "use crate::nowhere::X;", "no room"),
+        ("tree/list.rs", "use super::super::access::Gate;", "leaves its room"),
+        ("tree/list.rs", "use fuser::INodeNo;", "lives in"),
+        ("tree/list.rs", "fn f() { unsafe { g() } }", "lives in"),
+        ("audit/mod.rs", "use rusqlite::Connection;", "lives in"),
+        ("tree/list.rs", "fn f(s: &S) { s.expose(); }", "looks at secret bytes"),
+        ("tree/util.rs", "", "drawer"),
+        ("cellar/mod.rs", "", "no room of the plan"),
+    ] {
+        let source = Source { path: path.to_owned(), text: format!("{fine}{text}\n") };
+        let found = breaches(&source);
+        assert!(found.iter().any(|breach| breach.contains(word)), "{path}: {text}: {found:?}");
+    }
+    let long = Source { path: "tree/list.rs".to_owned(), text: fine.to_owned() + &"x();\n".repeat(LINES_MAX + 1) };
+    assert!(breaches(&long).iter().any(|breach| breach.contains("longer than")));
+    let silent = Source { path: "tree/list.rs".to_owned(), text: "fn f() {}\n".to_owned() };
+    assert!(breaches(&silent).iter().any(|breach| breach.contains("//!")));
+}
+
+#[test]
+fn words_in_comments_and_strings_are_not_code() {
+    let source = Source {
+        path: "model/mod.rs".to_owned(),
+        text: "//! Job.\n// crate::cli unsafe\nfn f() { g(\"crate::cli \\\" unsafe\"); } // fuser\n".to_owned(),
+    };
+    assert_eq!(breaches(&source), Vec::<String>::new());
+}
