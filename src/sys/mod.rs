@@ -2,4 +2,8 @@
 //! It knows no word of credfs: no secret, no policy.
 #![allow(unsafe_code, reason = "the one room for it; every block says why it is sound")]
 
+pub mod descriptor;
 pub mod memory;
+pub mod mount;
+pub mod mountinfo;
+pub mod probe;
