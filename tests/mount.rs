@@ -44,7 +44,8 @@ impl Drop for Place {
 }
 
 fn mounted(place: &Place) -> Mounted {
-    mount::mount(&place.mount_point(), &MountOptions { probe_max: PROBE_MAX, ..MountOptions::default() }).unwrap()
+    mount::mount(&place.mount_point(), &MountOptions { probe_max: PROBE_MAX, ..MountOptions::default() })
+        .unwrap()
 }
 
 /// Opcodes that lie unread in a connection.
@@ -120,7 +121,8 @@ fn a_mount_that_does_not_answer_is_neither_replaced_nor_waited_for() {
     assert!(started.elapsed() < PROBE_MAX * 3);
     assert_eq!(standing, Standing::Silent { minor: mounted.handle.minor });
     assert_eq!(mount::clear_stale(&place.mount_point(), PROBE_MAX).unwrap(), 0);
-    let fault = mount::mount(&place.mount_point(), &MountOptions { probe_max: PROBE_MAX, ..Default::default() });
+    let fault =
+        mount::mount(&place.mount_point(), &MountOptions { probe_max: PROBE_MAX, ..Default::default() });
     assert!(matches!(fault, Err(MountFault::Silent { .. })), "{fault:?}");
     mount::abort(mounted.handle.minor).unwrap();
     assert_eq!(mount::standing(&place.mount_point(), PROBE_MAX).unwrap(), Standing::Stale);
@@ -170,31 +172,45 @@ fn every_unfit_directory_is_refused_by_its_own_fault() {
     assert!(mountinfo::mounts().unwrap().iter().all(|entry| !entry.mount_point.starts_with(&place.0)));
 }
 
-/// Run by the test below in a process of its own, as a plain user: `as_user MOUNT_POINT`.
+/// Runs itself twice more: in a mount namespace whose /dev/fuse every user may open (as udev makes it), there as root,
+/// and from there as a plain user.
 #[test]
 fn a_plain_user_mounts_through_fusermount3_and_root_sees_it_die() {
+    const NAME: &str = "a_plain_user_mounts_through_fusermount3_and_root_sees_it_die";
     if let Some(at) = std::env::var_os("CREDFS_TEST_MOUNT_AS_USER") {
         return mount_as_plain_user(Path::new(&at));
     }
     let place = Place::new("user");
+    if std::env::var_os("CREDFS_TEST_IN_NAMESPACE").is_none() {
+        let enter = "mknod -m 666 \"$1\" c 10 229 && mount --bind \"$1\" /dev/fuse && exec \"$2\" --exact \"$3\" --nocapture";
+        let output = Command::new("unshare")
+            .args(["--mount", "--propagation", "private", "sh", "-c", enter, "sh"])
+            .arg(place.0.join("fuse"))
+            .arg(std::env::current_exe().unwrap())
+            .arg(NAME)
+            .env("CREDFS_TEST_IN_NAMESPACE", "1")
+            .output()
+            .unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
+        return;
+    }
     let at = place.mount_point();
     for directory in [&place.0, &at] {
         std::os::unix::fs::chown(directory, Some(65534), Some(65534)).unwrap();
     }
     let program = place.0.join("test-program");
     std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
-    let node = std::fs::metadata("/dev/fuse").unwrap();
-    let mode = std::os::unix::fs::PermissionsExt::mode(&node.permissions());
-    assert!(mode & 0o4000 == 0);
     let output = Command::new(&program)
-        .args(["--exact", "a_plain_user_mounts_through_fusermount3_and_root_sees_it_die", "--nocapture"])
+        .args(["--exact", NAME, "--nocapture"])
         .env("CREDFS_TEST_MOUNT_AS_USER", &at)
         .uid(65534)
         .gid(65534)
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let said = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
     // The user's process is gone and left its last mount behind, without allow_other.
     assert_eq!(mount::standing(&at, PROBE_MAX).unwrap(), Standing::Stale);
     assert_eq!(mount::clear_stale(&at, PROBE_MAX).unwrap(), 1);

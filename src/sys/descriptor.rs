@@ -21,8 +21,7 @@ pub fn receive(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     message.msg_controllen = unsafe { libc::CMSG_SPACE(size_of::<RawFd>() as u32) } as _;
     let received = loop {
         // SAFETY: `message` points at buffers that live through the call, with their true lengths.
-        let received =
-            unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
+        let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
         if received >= 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
             break received;
         }

@@ -109,7 +109,9 @@ pub enum MountFault {
     #[error("{0} is already served by a running credfs; stop that one or choose another mount point")]
     AlreadyServed(PathBuf),
     /// Another instance is there and hangs.
-    #[error("{path} has a credfs mount that does not answer; stop its daemon, or as a last resort as root: echo 1 > /sys/fs/fuse/connections/{minor}/abort")]
+    #[error(
+        "{path} has a credfs mount that does not answer; stop its daemon, or as a last resort as root: echo 1 > /sys/fs/fuse/connections/{minor}/abort"
+    )]
     Silent {
         /// The mount point.
         path: PathBuf,
@@ -125,13 +127,17 @@ pub enum MountFault {
         kind: String,
     },
     /// The kernel has no FUSE, or we may not use it.
-    #[error("cannot open /dev/fuse: {0}; load it with `modprobe fuse`, or in a container pass --device /dev/fuse")]
+    #[error(
+        "cannot open /dev/fuse: {0}; load it with `modprobe fuse`, or in a container pass --device /dev/fuse"
+    )]
     Device(io::Error),
     /// The mount helper for plain users is not installed.
     #[error("fusermount3 was not found, and only root mounts without it; install fuse3")]
     HelperMissing,
     /// fusermount3 said no.
-    #[error("fusermount3 refused for {path}: {message}; see /etc/fuse.conf and the permissions of the mount point")]
+    #[error(
+        "fusermount3 refused for {path}: {message}; see /etc/fuse.conf and the permissions of the mount point"
+    )]
     HelperRefused {
         /// The mount point.
         path: PathBuf,
@@ -142,7 +148,9 @@ pub enum MountFault {
     #[error("{0} was replaced while it was being mounted on; check who may write to its parent directories")]
     Replaced(PathBuf),
     /// The mount point lies on the mount it shall carry, or its path cannot be resolved.
-    #[error("cannot {step} at {path}: {source}; check the permissions of the path, and that this may mount (CAP_SYS_ADMIN)")]
+    #[error(
+        "cannot {step} at {path}: {source}; check the permissions of the path, and that this may mount (CAP_SYS_ADMIN)"
+    )]
     System {
         /// What was tried.
         step: &'static str,
@@ -207,7 +215,8 @@ pub fn clear_stale(mount_point: &Path, probe_max: Duration) -> Result<usize, Mou
 /// When the kernel or fusermount3 refuses.
 pub fn unmount(handle: &MountHandle) -> Result<bool, MountFault> {
     let Some(entry) = top_of(&handle.mount_point)? else { return Ok(false) };
-    if entry.id != handle.id {
+    // Mount numbers are reused at once, so the number alone proves nothing.
+    if (entry.id, entry.device, entry.kind.as_str()) != (handle.id, (0, handle.minor), KIND) {
         return Ok(false);
     }
     detach(&handle.mount_point, entry.id)?;
@@ -217,9 +226,34 @@ pub fn unmount(handle: &MountHandle) -> Result<bool, MountFault> {
 /// Ends a connection by force: every request waiting on it fails at once. The last resort against a wedged daemon.
 ///
 /// # Errors
-/// When fusectl is not mounted at /sys/fs/fuse/connections, the connection is gone, or we may not.
+/// When the connection is gone, or we may not (another user's, or no fusectl and not root).
 pub fn abort(minor: u32) -> io::Result<()> {
-    std::fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1")
+    match std::fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1") {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => abort_unmounted(minor),
+        result => result,
+    }
+}
+
+/// As [`abort`] on a machine where nobody mounted fusectl: through a mount of it that has no place.
+fn abort_unmounted(minor: u32) -> io::Result<()> {
+    const FSOPEN_CLOEXEC: libc::c_uint = 1;
+    const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
+    const FSMOUNT_CLOEXEC: libc::c_uint = 1;
+    let descriptor = |number: libc::c_long| owned(RawFd::try_from(number).map_err(io::Error::other)?);
+    // SAFETY: the name is a C string; no other pointer is passed.
+    let context = unsafe { libc::syscall(libc::SYS_fsopen, c"fusectl".as_ptr(), FSOPEN_CLOEXEC) };
+    let context = descriptor(context)?;
+    let null = std::ptr::null::<libc::c_char>();
+    // SAFETY: this command takes no key and no value.
+    let created =
+        unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), FSCONFIG_CMD_CREATE, null, null, 0) };
+    if created != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is open; no pointer is passed.
+    let tree = unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), FSMOUNT_CLOEXEC, 0) };
+    let tree = descriptor(tree)?;
+    std::fs::write(through_descriptor(tree.as_fd()).join(format!("{minor}/abort")), "1")
 }
 
 fn is_root() -> bool {

@@ -20,7 +20,11 @@ pub enum Answer {
 ///
 /// # Errors
 /// When no child can be made.
-pub fn ask(directory: BorrowedFd<'_>, as_owner: Option<(u32, u32)>, wait_max: Duration) -> io::Result<Answer> {
+pub fn ask(
+    directory: BorrowedFd<'_>,
+    as_owner: Option<(u32, u32)>,
+    wait_max: Duration,
+) -> io::Result<Answer> {
     // SAFETY: the child calls only async-signal-safe functions and leaves by _exit.
     let child = unsafe { libc::fork() };
     match child {
