@@ -7,3 +7,5 @@ pub mod memory;
 pub mod mount;
 pub mod mountinfo;
 pub mod probe;
+pub mod spawn;
+pub mod touch;

@@ -1,0 +1,3 @@
+//! The kernel's side: requests in, answers out.
+
+pub mod notifier;
