@@ -15,3 +15,5 @@ pub mod caller;
 pub mod policy;
 
 pub mod config;
+
+pub mod fuse;

@@ -2,6 +2,12 @@
 //! It knows no word of credfs: no secret, no policy.
 #![allow(unsafe_code, reason = "the one room for it; every block says why it is sound")]
 
+pub mod descriptor;
 pub mod memory;
+pub mod mount;
+pub mod mountinfo;
 pub mod names;
+pub mod probe;
 pub mod process;
+pub mod spawn;
+pub mod touch;

@@ -2,7 +2,7 @@
 
 use crate::access::Refusal;
 use crate::caller::Caller;
-use crate::model::{Operation, Outcome, Reason, SecretPath, UnixTime};
+use crate::model::{Facts, Operation, Outcome, Reason, SecretPath, UnixTime, Unknown};
 use crate::policy::Listing;
 
 use super::inode::{Inode, Parts};
@@ -73,7 +73,8 @@ impl Tree {
             Node::Field(place) | Node::View(_, place) => {
                 return version_listing(eyes, &place.secret, place.version, Some(place));
             }
-            Node::Notice(_) => true,
+            // Whoever has its inode number is not the notifier: that one is answered elsewhere.
+            Node::Notices => false,
         };
         if visible { Ok(()) } else { Err(Refusal::new(Outcome::Hidden, Reason::NoGrant)) }
     }
@@ -114,13 +115,7 @@ impl Tree {
                 let view = eyes.policy.views().get(&**path).ok_or(gone)?;
                 self.file_attributes(place, view.mode, view.uid, view.gid)
             }
-            Node::Notice(notice) => {
-                if let Some(inode) = notice.alias_of() {
-                    return self.attributes_of(eyes, &self.resolve(inode)?);
-                }
-                let kind = if notice.is_directory() { Kind::Directory } else { Kind::Symlink };
-                Ok(own(kind, 0o700, 0, self.started))
-            }
+            Node::Notices => Ok(own(Kind::Directory, 0o700, 0, self.started)),
         }
     }
 
@@ -216,6 +211,42 @@ pub(super) fn shown_path(node: &Node) -> String {
         Node::Version(secret, version) => format!("{secret}/versions/{version}"),
         Node::Link(secret, stage, _) => format!("{secret}/{stage}"),
         Node::Field(place) => format!("{}/{}", place.secret, place.field),
-        Node::Notice(_) => String::new(),
+        Node::Notices => String::new(),
+    }
+}
+
+/// The eyes of nobody: for answers to our own notifier, whose attributes depend on no caller.
+pub(super) struct Unseen;
+
+impl Facts for Unseen {
+    fn uid(&self) -> u32 {
+        u32::MAX
+    }
+    fn gid(&self) -> u32 {
+        u32::MAX
+    }
+    fn is_identified(&self) -> bool {
+        false
+    }
+    fn in_group(&self, _gid: u32) -> Result<bool, Unknown> {
+        Err(Unknown)
+    }
+    fn unit(&self) -> Result<Option<&str>, Unknown> {
+        Err(Unknown)
+    }
+    fn container(&self) -> Result<Option<&str>, Unknown> {
+        Err(Unknown)
+    }
+    fn runs(&self, _path: &std::path::Path) -> Result<bool, Unknown> {
+        Err(Unknown)
+    }
+    fn executable_digest(&self) -> Result<crate::model::Sha256Digest, Unknown> {
+        Err(Unknown)
+    }
+    fn session(&self) -> Result<crate::model::Session, Unknown> {
+        Err(Unknown)
+    }
+    fn age(&self) -> Result<std::time::Duration, Unknown> {
+        Err(Unknown)
     }
 }

@@ -115,7 +115,7 @@ impl Tree {
             Node::Versions(path) => of(path, None),
             Node::Version(path, version) | Node::Link(path, _, version) => of(path, Some(*version)),
             Node::Field(place) | Node::View(_, place) => of(&place.secret, Some(place.version)),
-            Node::Notice(_) => None,
+            Node::Notices => None,
         })
     }
 

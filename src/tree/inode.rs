@@ -83,10 +83,10 @@ impl Inode {
         Self::of_path(b"link", secret.as_str(), &extra)
     }
 
-    /// The inode of something the notifier uses, by its name.
+    /// The inode of the notifier's own directory.
     #[must_use]
-    pub fn of_notice(name: &str) -> Self {
-        Self::of_path(b"notice", name, &[])
+    pub fn of_notices() -> Self {
+        Self::of_path(b"notices", "", &[])
     }
 
     fn of_path(kind: &[u8], path: &str, extra: &[u8]) -> Self {
@@ -174,7 +174,7 @@ mod tests {
             Inode::of_link(&secret, Stage::Current, one),
             Inode::of_link(&secret, Stage::Previous, one),
             Inode::of_link(&secret, Stage::Current, two),
-            Inode::of_notice("a/b"),
+            Inode::of_notices(),
         ];
         let count = numbers.len();
         numbers.sort();

@@ -65,7 +65,7 @@ impl Tree {
                     add_fields(&eyes, path, &secret, version, &mut names);
                 }
             }
-            Node::Link(..) | Node::Field(_) | Node::View(..) | Node::Notice(_) => {}
+            Node::Link(..) | Node::Field(_) | Node::View(..) | Node::Notices => {}
         }
         Ok(in_cookie_order(names))
     }
@@ -92,7 +92,8 @@ impl Tree {
     }
 }
 
-fn child_file_name(child: &str) -> String {
+/// The file name of a child directory: encoded apart where the tree uses its name itself.
+pub(super) fn child_file_name(child: &str) -> String {
     if is_reserved(child) { encode_name_apart(child) } else { encode_name(child).into_owned() }
 }
 

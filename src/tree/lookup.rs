@@ -51,7 +51,7 @@ impl Tree {
         let entry_lifetime = if public { self.options.public_entry_lifetime } else { Duration::ZERO };
         let attribute_lifetime = match node {
             Node::Field(_) | Node::View(..) => self.options.attribute_lifetime,
-            Node::Notice(_) => Duration::ZERO,
+            Node::Notices => Duration::ZERO,
             _ => DIRECTORY_ATTRIBUTES.min(self.options.public_entry_lifetime),
         };
         Ok(Entry { attributes, entry_lifetime, attribute_lifetime })
@@ -70,8 +70,7 @@ impl Tree {
                 let version = secret_info.version(version).ok_or(not_found)?;
                 find_field(eyes, secret, &secret_info, version, &field)
             }
-            Node::Notice(notice) => notice.find(name).ok_or(not_found),
-            Node::Link(..) | Node::Field(_) | Node::View(..) => Err(not_found),
+            Node::Link(..) | Node::Field(_) | Node::View(..) | Node::Notices => Err(not_found),
         }
     }
 
@@ -199,6 +198,6 @@ fn asked_path(parent: &Node, name: &[u8]) -> String {
         Node::Directory(path) => join(path, &name),
         Node::Versions(secret) => format!("{secret}/versions/{name}"),
         Node::Version(secret, version) => format!("{secret}/versions/{version}/{name}"),
-        Node::Link(..) | Node::Field(_) | Node::View(..) | Node::Notice(_) => name.into_owned(),
+        Node::Link(..) | Node::Field(_) | Node::View(..) | Node::Notices => name.into_owned(),
     }
 }

@@ -12,7 +12,7 @@ mod list;
 mod live;
 mod lookup;
 mod node;
-pub mod notice;
+mod notice;
 mod open;
 mod visible;
 
@@ -24,12 +24,13 @@ use crate::caller::Caller;
 use crate::model::{Operation, Outcome, Reason, SecretPath, State, UnixTime};
 use crate::store::Changed;
 
-pub use attributes::{Attributes, Kind};
+pub use attributes::{Attributes, Kind, Wants};
 pub use extended::ExtendedName;
 pub use inode::{Inode, view_hash};
 pub use list::DirectoryEntry;
 pub use node::{FieldPlace, Node};
-pub use open::{OpenFile, Opened, ReadRefusal, Reading};
+pub use notice::News;
+pub use open::{Bytes, OpenFile, Opened, Reading};
 
 use visible::Eyes;
 
@@ -175,15 +176,6 @@ impl Tree {
             self.live.adopt(node);
         }
         found
-    }
-
-    /// Inodes of fields and views of `secret` that the kernel holds: those that someone may be watching.
-    #[must_use]
-    pub fn held_files_of(&self, secret: &SecretPath) -> Vec<Inode> {
-        self.live.select(|node| match node {
-            Node::Field(place) | Node::View(_, place) => place.secret == *secret,
-            _ => false,
-        })
     }
 
     fn store_changed(&self, changed: &Changed) {

@@ -29,9 +29,6 @@ pub enum OpenFile {
     Waiting(Pin<Box<dyn Future<Output = Result<Opened, Refusal>> + Send>>),
 }
 
-/// Why a read gives nothing.
-pub type ReadRefusal = Refusal;
-
 /// A read under way.
 pub enum Reading {
     /// The bytes of the whole file; the caller of this cuts out what was asked for.
