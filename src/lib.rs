@@ -17,3 +17,4 @@ pub mod policy;
 pub mod config;
 
 pub mod fuse;
+pub mod store;
