@@ -52,7 +52,12 @@ impl Adapter {
     }
 
     /// The notifier's utime of an alias: nothing changes, and the kernel tells the inode's watchers.
-    pub(super) fn acknowledge_touch(&self, request: &Request, inode: INodeNo, size: Option<u64>) -> Option<Entry> {
+    pub(super) fn acknowledge_touch(
+        &self,
+        request: &Request,
+        inode: INodeNo,
+        size: Option<u64>,
+    ) -> Option<Entry> {
         let caller = self.identify(request).ok()?;
         if size.is_some() || !self.is_notifier(&caller) {
             return None;
@@ -233,10 +238,8 @@ impl Filesystem for Adapter {
 
     fn access(&self, request: &Request, inode: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
         Self::guard(|| {
-            let wants = Wants {
-                read: mask.contains(AccessFlags::R_OK),
-                execute: mask.contains(AccessFlags::X_OK),
-            };
+            let wants =
+                Wants { read: mask.contains(AccessFlags::R_OK), execute: mask.contains(AccessFlags::X_OK) };
             let answer =
                 self.identify(request).and_then(|caller| self.tree.access(&caller, Inode(inode.0), wants));
             match answer {
@@ -294,8 +297,9 @@ impl Filesystem for Adapter {
 
     fn opendir(&self, request: &Request, inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         Self::guard(|| {
-            let opened =
-                self.identify(request).and_then(|caller| self.directories.open(&self.tree, &caller, Inode(inode.0)));
+            let opened = self
+                .identify(request)
+                .and_then(|caller| self.directories.open(&self.tree, &caller, Inode(inode.0)));
             match opened {
                 Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
                 Err(refusal) => reply.error(errno::of_path(refusal)),
@@ -344,7 +348,8 @@ impl Filesystem for Adapter {
             let visible = if inode == INodeNo::ROOT {
                 Ok(())
             } else {
-                self.identify(request).and_then(|caller| self.tree.attributes(&caller, Inode(inode.0)).map(|_| ()))
+                self.identify(request)
+                    .and_then(|caller| self.tree.attributes(&caller, Inode(inode.0)).map(|_| ()))
             };
             match visible {
                 Ok(()) => reply.statfs(0, 0, 0, 0, 0, 4096, 255, 4096),

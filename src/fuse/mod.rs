@@ -114,8 +114,7 @@ impl Session {
         let mut config = fuser::Config::default();
         // One shared descriptor, not a clone for each thread: requests read through a clone are lost with it.
         config.n_threads = Some(options.loop_threads);
-        let session =
-            fuser::Session::from_fd(adapter, mounted.device, fuser::SessionACL::All, config)?;
+        let session = fuser::Session::from_fd(adapter, mounted.device, fuser::SessionACL::All, config)?;
         let serving = std::thread::Builder::new().name("fuse".into()).spawn(move || session.run())?;
         let telling = notices::Notices::start(tree, mounted.tree)?;
         let _ = notices.set(Arc::downgrade(&telling));

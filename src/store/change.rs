@@ -98,3 +98,20 @@ pub struct Changed {
     /// Fields carried over from the version before.
     pub carried: Vec<FieldName>,
 }
+
+impl Change {
+    /// The same change, of the secret at `path`: a path in the tree becomes one in its store.
+    #[must_use]
+    pub fn moved_to(mut self, path: SecretPath) -> Self {
+        match &mut self {
+            Self::Put { secret, .. }
+            | Self::Promote { secret }
+            | Self::Rollback { secret, .. }
+            | Self::Revoke { secret, .. }
+            | Self::Delete { secret, .. }
+            | Self::Undelete { secret, .. }
+            | Self::Destroy { secret, .. } => *secret = path,
+        }
+        self
+    }
+}

@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "the one room for it; every block says why it is sound")]
 
 pub mod descriptor;
+pub mod file;
 pub mod lock;
 pub mod memory;
 pub mod mount;

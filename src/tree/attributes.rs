@@ -113,13 +113,22 @@ impl Tree {
             }
             Node::View(path, place) => {
                 let view = eyes.policy.views().get(&**path).ok_or(gone)?;
-                self.file_attributes(place, view.mode, view.uid, view.gid)
+                {
+                    let (uid, gid) = (view.uid.unwrap_or(self.options.directory_uid), view.gid.unwrap_or(0));
+                    self.file_attributes(place, u16::try_from(view.mode).unwrap_or(0o400), uid, gid)
+                }
             }
             Node::Notices => Ok(own(Kind::Directory, 0o700, 0, self.started)),
         }
     }
 
-    fn file_attributes(&self, place: &FieldPlace, mode: u16, uid: u32, gid: u32) -> Result<Attributes, Refusal> {
+    fn file_attributes(
+        &self,
+        place: &FieldPlace,
+        mode: u16,
+        uid: u32,
+        gid: u32,
+    ) -> Result<Attributes, Refusal> {
         let gone = Refusal::new(Outcome::Hidden, Reason::NotFound);
         let secret = self.gate.places().known(&place.secret).ok_or(gone)?;
         let version = secret.version(place.version).ok_or(gone)?;

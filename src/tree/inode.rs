@@ -29,9 +29,17 @@ const OVERFLOW_UID: u32 = 65_534;
 pub(super) enum Parts {
     Root,
     /// A field shown to its owner.
-    Field { owner: u32, slot: u8, node: FieldNode },
+    Field {
+        owner: u32,
+        slot: u8,
+        node: FieldNode,
+    },
     /// A view of a field; which view, the hash of its path tells.
-    View { view_hash: u32, slot: u8, node: FieldNode },
+    View {
+        view_hash: u32,
+        slot: u8,
+        node: FieldNode,
+    },
     /// A directory or a symlink; which, the table of what was looked up or a search tells.
     Path,
     /// Nothing that was ever handed out.
@@ -145,7 +153,10 @@ mod tests {
                     let inode = Inode::of_field(uid, slot, node);
                     assert_eq!(inode.parts(), Parts::Field { owner: uid, slot, node });
                     let view = Inode::of_view("nginx/orders.pem", slot, node);
-                    assert_eq!(view.parts(), Parts::View { view_hash: view_hash("nginx/orders.pem"), slot, node });
+                    assert_eq!(
+                        view.parts(),
+                        Parts::View { view_hash: view_hash("nginx/orders.pem"), slot, node }
+                    );
                 }
             }
         }

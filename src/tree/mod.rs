@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use crate::access::{Gate, Refusal};
 use crate::caller::Caller;
-use crate::model::{Operation, Outcome, Reason, SecretPath, State, UnixTime};
+use crate::model::{Operation, Outcome, Reason, State, UnixTime};
 use crate::store::Changed;
 
 pub use attributes::{Attributes, Kind, Wants};
@@ -142,7 +142,7 @@ impl Tree {
     fn view_of(&self, hash: u32, slot: u8, node: crate::model::FieldNode, inode: Inode) -> Option<Node> {
         let place = self.place_of(slot, node, inode)?;
         let policy = self.gate.policy();
-        let view = policy.views().values().find(|view| view_hash(&view.path) == hash)?;
+        let view = policy.views().values().find(|view| view_hash(view.path.as_str()) == hash)?;
         Some(Node::View(view.path.as_str().into(), place))
     }
 
@@ -157,7 +157,7 @@ impl Tree {
             found.is_none()
         };
         for view in self.gate.policy().views().values() {
-            for parent in parents(&view.path) {
+            for parent in parents(view.path.as_str()) {
                 consider(Node::Directory(parent.into()));
             }
         }

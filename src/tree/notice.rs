@@ -82,7 +82,8 @@ impl Tree {
     }
 
     fn has_directory(&self, path: &str) -> bool {
-        let mut found = SecretPath::from_store(path).is_ok_and(|path| self.gate.places().known(&path).is_some());
+        let mut found =
+            SecretPath::from_store(path).is_ok_and(|path| self.gate.places().known(&path).is_some());
         self.gate.places().visit_below(path, &mut |_, _| {
             found = true;
             false
@@ -96,8 +97,10 @@ impl Tree {
         let (before, after) = (changed.before.as_deref()?, changed.after.as_deref());
         let path = self.gate.places().tree_path(&changed.store, &before.path)?;
         let at = |stage: Stage| after.and_then(|after| after.at(stage));
-        let links: Vec<_> =
-            Stage::ALL.into_iter().filter(|stage| at(*stage).is_some() && at(*stage) != before.at(*stage)).collect();
+        let links: Vec<_> = Stage::ALL
+            .into_iter()
+            .filter(|stage| at(*stage).is_some() && at(*stage) != before.at(*stage))
+            .collect();
         let moved = before.current.filter(|_| before.current != at(Stage::Current));
         let files = moved.map(|version| self.held_files_of(&path, version)).unwrap_or_default();
         if links.is_empty() && files.is_empty() {
