@@ -14,4 +14,14 @@ pub mod caller;
 
 pub mod policy;
 
+pub mod store;
+
+pub mod audit;
+
+pub mod access;
+
+pub mod tree;
+
 pub mod config;
+
+pub mod fuse;

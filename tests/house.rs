@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 /// Rooms, lowest first: each may use those before it and no other.
 const ROOMS: [&str; 14] = [
-    "sys", "model", "document", "caller", "policy", "store", "audit", "access", "tree", "config", "fuse", "control",
-    "daemon", "cli",
+    "sys", "model", "document", "caller", "policy", "store", "audit", "access", "tree", "config", "fuse",
+    "control", "daemon", "cli",
 ];
 
 /// Outside crates and words, and the one place each may appear in.
@@ -234,7 +234,8 @@ fn every_planted_fault_is_found() {
         let found = breaches(&source);
         assert!(found.iter().any(|breach| breach.contains(word)), "{path}: {text}: {found:?}");
     }
-    let long = Source { path: "tree/list.rs".to_owned(), text: fine.to_owned() + &"x();\n".repeat(LINES_MAX + 1) };
+    let long =
+        Source { path: "tree/list.rs".to_owned(), text: fine.to_owned() + &"x();\n".repeat(LINES_MAX + 1) };
     assert!(breaches(&long).iter().any(|breach| breach.contains("longer than")));
     let silent = Source { path: "tree/list.rs".to_owned(), text: "fn f() {}\n".to_owned() };
     assert!(breaches(&silent).iter().any(|breach| breach.contains("//!")));
@@ -244,7 +245,8 @@ fn every_planted_fault_is_found() {
 fn words_in_comments_and_strings_are_not_code() {
     let source = Source {
         path: "model/mod.rs".to_owned(),
-        text: "//! Job.\n// crate::cli unsafe\nfn f() { g(\"crate::cli \\\" unsafe\"); } // fuser\n".to_owned(),
+        text: "//! Job.\n// crate::cli unsafe\nfn f() { g(\"crate::cli \\\" unsafe\"); } // fuser\n"
+            .to_owned(),
     };
     assert_eq!(breaches(&source), Vec::<String>::new());
 }

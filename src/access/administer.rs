@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::audit::{Entry, Receipt, Who};
-use crate::caller::Caller;
+use crate::audit::{Entry, Receipt};
+use crate::caller::{Caller, Described};
 use crate::model::{Operation, Outcome, Reason, SecretPath, Version};
 use crate::policy::{Action, Decision, Request};
 use crate::store::{Change, Changed, StoreFault};
 
+use super::record::who;
 use super::{Gate, Refusal};
 
 /// On whose behalf something is administered.
@@ -15,7 +16,7 @@ pub enum Actor<'a> {
     /// A process at the other end of the control socket: policy decides.
     Peer(&'a Caller<'a>),
     /// This process itself, on the files it could open: their permissions have decided.
-    Owner(Who),
+    Owner(Described),
 }
 
 /// Why an administrative act was not done, or was done without a record.
@@ -56,7 +57,7 @@ impl Gate {
     /// [`AdministerFault`]; all but `DoneUnrecorded` mean that nothing changed.
     pub async fn administer(
         &self,
-        who: Who,
+        person: &Described,
         secret: &SecretPath,
         change: Change,
         reason: Option<Reason>,
@@ -78,7 +79,7 @@ impl Gate {
             store: Some(store.name()),
             secret: Some(secret.as_str()),
             version,
-            who: Some(&who),
+            who: Some(&who(person)),
             ..Entry::new(operation, outcome)
         });
         match (done, recorded) {
@@ -97,21 +98,21 @@ impl Gate {
         actor: &Actor<'_>,
         secret: &SecretPath,
         operation: Operation,
-    ) -> Result<Who, AdministerFault> {
+    ) -> Result<Described, AdministerFault> {
         let caller = match actor {
-            Actor::Owner(who) => return Ok(who.clone()),
+            Actor::Owner(person) => return Ok(person.clone()),
             Actor::Peer(caller) => caller,
         };
         let request = Request { action: Action::Admin, secret, field: None, standing: None };
-        let who = Who::from(caller.describe());
+        let person = caller.describe();
         match self.policy().decide(*caller, &request, self.now()) {
-            Decision::Allow(_) => Ok(who),
+            Decision::Allow(_) => Ok(person),
             Decision::Deny(denial) => {
                 let refusal = Refusal::from(denial);
                 self.log.record_refusal(&Entry {
                     reason: refusal.reason,
                     secret: Some(secret.as_str()),
-                    who: Some(&who),
+                    who: Some(&who(&person)),
                     ..Entry::new(operation, Outcome::Denied)
                 });
                 Err(AdministerFault::Refused(secret.clone()))
@@ -125,7 +126,7 @@ impl Gate {
     /// [`AdministerFault::NotRecorded`].
     pub fn record_act(
         &self,
-        who: &Who,
+        person: &Described,
         operation: Operation,
         outcome: Outcome,
         reason: Option<Reason>,
@@ -134,7 +135,7 @@ impl Gate {
         let entry = Entry {
             reason,
             policy: Some(policy.digest().as_str()),
-            who: Some(who),
+            who: Some(&who(person)),
             ..Entry::new(operation, outcome)
         };
         self.log.record(&entry).map_err(|_| AdministerFault::NotRecorded)
@@ -142,12 +143,13 @@ impl Gate {
 
     /// Notes a refused lookup, stat or listing; many alike become one record with a count.
     pub fn note_refusal(&self, caller: &Caller<'_>, operation: Operation, path: &str, refusal: Refusal) {
-        self.log.refused(crate::audit::Refusal {
+        let person = caller.describe();
+        self.log.refused(&crate::audit::Refusal {
             operation,
             outcome: refusal.outcome,
             reason: refusal.reason,
-            path: path.to_owned(),
-            who: Who::from(caller.describe()),
+            path,
+            who: &who(&person),
         });
     }
 }

@@ -78,7 +78,13 @@ impl Counters {
     }
 
     /// Takes one read of `uid` under `rule` from its bucket, which holds a minute's worth and fills steadily.
-    pub(super) fn take_read(&self, rule: &str, uid: u32, limit: RateLimit, now: Instant) -> Result<(), Refusal> {
+    pub(super) fn take_read(
+        &self,
+        rule: &str,
+        uid: u32,
+        limit: RateLimit,
+        now: Instant,
+    ) -> Result<(), Refusal> {
         let most = f64::from(limit.reads_per_minute);
         let mut buckets = self.buckets.lock();
         if buckets.len() >= BUCKETS_MAX {

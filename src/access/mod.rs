@@ -9,6 +9,7 @@ mod get;
 mod limits;
 mod places;
 mod read;
+mod record;
 mod refusal;
 
 use std::sync::Arc;
@@ -23,7 +24,8 @@ use crate::policy::Policy;
 pub use administer::{Actor, AdministerFault, Administered};
 pub use limits::Limits;
 pub use places::{Place, Places, PrefixFault};
-pub use read::{Opening, Released, Target};
+pub use read::{Opening, Reader, Released, Releasing, Target};
+pub(crate) use record::freshness;
 pub use refusal::Refusal;
 
 /// Tells the wall-clock time; tests pass their own.

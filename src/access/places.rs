@@ -115,6 +115,20 @@ impl Places {
         }
     }
 
+    /// Whether a secret is known at `path` or below it.
+    #[must_use]
+    pub fn has_anything_at(&self, path: &str) -> bool {
+        if SecretPath::from_store(path).is_ok_and(|path| self.known(&path).is_some()) {
+            return true;
+        }
+        let mut found = false;
+        self.visit_below(path, &mut |_, _| {
+            found = true;
+            false
+        });
+        found
+    }
+
     /// The path in the tree, and what is known, of what `node` of the store `slot` stands for.
     #[must_use]
     pub fn node(&self, slot: u8, node: FieldNode) -> Option<(SecretPath, Wanted)> {

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use crate::audit::{Entry, NotRecorded, Receipt, Who};
-use crate::caller::Caller;
+use crate::audit::{Entry, NotRecorded, Receipt};
+use crate::caller::{Caller, Described};
 use crate::model::{
     FieldName, Operation, Outcome, Reason, SecretBytes, SecretPath, Stage, StageSet, Standing, State, Version,
 };
 use crate::policy::{Action, Decision, Permit, Request};
 use crate::store::{Fetched, Login, Store, StoreFault, Wanted};
 
+use super::record::{about, freshness, micros, who};
 use super::{Gate, Refusal};
 
 /// What is to be read.
@@ -114,7 +115,7 @@ struct Permitted {
     permit: Permit,
     target: Target,
     reader: Reader,
-    who: Who,
+    person: Described,
     store: Arc<dyn Store>,
     wanted: Wanted,
     login: Login,
@@ -142,12 +143,12 @@ impl Gate {
         begun: Instant,
     ) -> Result<Permitted, Refusal> {
         let permit = self.decide_read(caller, &target);
-        let who = Who::from(caller.describe());
+        let person = caller.describe();
         let checked = permit.and_then(|permit| {
             check_state(&target)?;
-            let in_flight = self.limits.begin_fetch(who.uid)?;
+            let in_flight = self.limits.begin_fetch(person.uid)?;
             if let Some(limit) = permit.limit() {
-                self.limits.take_read(permit.rule(), who.uid, limit, begun)?;
+                self.limits.take_read(permit.rule(), person.uid, limit, begun)?;
             }
             Ok((permit, in_flight))
         });
@@ -161,12 +162,25 @@ impl Gate {
                 };
                 let login = self.login_for(&permit, place.store.as_ref());
                 let store = Arc::clone(place.store);
-                Ok(Permitted { permit, target, reader, who, store, wanted, login, begun, _in_flight: in_flight })
+                Ok(Permitted {
+                    permit,
+                    target,
+                    reader,
+                    person,
+                    store,
+                    wanted,
+                    login,
+                    begun,
+                    _in_flight: in_flight,
+                })
             }
-            (Ok(_), None) => {
-                Err(self.record_refusal(&target, reader, &who, Refusal::new(Outcome::Hidden, Reason::NotFound)))
-            }
-            (Err(refusal), _) => Err(self.record_refusal(&target, reader, &who, refusal)),
+            (Ok(_), None) => Err(self.record_refusal(
+                &target,
+                reader,
+                &person,
+                Refusal::new(Outcome::Hidden, Reason::NotFound),
+            )),
+            (Err(refusal), _) => Err(self.record_refusal(&target, reader, &person, refusal)),
         }
     }
 
@@ -211,7 +225,7 @@ impl Gate {
                 return Err(self.record_refusal(
                     &permitted.target,
                     permitted.reader,
-                    &permitted.who,
+                    &permitted.person,
                     refusal,
                 ));
             }
@@ -221,38 +235,38 @@ impl Gate {
     }
 
     fn record_release(&self, permitted: &Permitted, fetched: &Fetched) -> Result<Receipt, NotRecorded> {
-        let Permitted { permit, target, reader, who, store, begun, .. } = permitted;
+        let Permitted { permit, target, reader, person, store, begun, .. } = permitted;
+        let opener = reader.opener().map(|handle| handle.to_string());
         self.log.record(&Entry {
             rule: Some(permit.rule()),
             identity: Some(permit.identity()),
-            policy: Some(permit.policy()),
+            policy: Some(permit.policy().as_str()),
             store: Some(store.name()),
-            secret: Some(target.secret.as_str()),
-            field: Some(target.field.as_str()),
-            version: Some(target.version),
-            stage: target.stage,
-            who: Some(who),
-            opener: reader.opener(),
-            freshness: Some(fetched.stale_for),
+            who: Some(&who(person)),
+            opener: opener.as_deref(),
+            freshness: Some(&freshness(fetched.stale_for)),
             bytes: Some(fetched.value.len() as u64),
-            latency: Some(begun.elapsed()),
+            latency_us: Some(micros(begun.elapsed())),
             request_id: fetched.request_id.as_deref(),
-            ..Entry::new(reader.operation(), Outcome::Released)
+            ..about(target, reader.operation(), Outcome::Released)
         })
     }
 
-    fn record_refusal(&self, target: &Target, reader: Reader, who: &Who, refusal: Refusal) -> Refusal {
+    fn record_refusal(
+        &self,
+        target: &Target,
+        reader: Reader,
+        person: &Described,
+        refusal: Refusal,
+    ) -> Refusal {
         let policy = self.policy();
+        let opener = reader.opener().map(|handle| handle.to_string());
         self.log.record_refusal(&Entry {
             reason: refusal.reason,
             policy: Some(policy.digest().as_str()),
-            secret: Some(target.secret.as_str()),
-            field: Some(target.field.as_str()),
-            version: Some(target.version),
-            stage: target.stage,
-            who: Some(who),
-            opener: reader.opener(),
-            ..Entry::new(reader.operation(), refusal.outcome)
+            who: Some(&who(person)),
+            opener: opener.as_deref(),
+            ..about(target, reader.operation(), refusal.outcome)
         });
         refusal
     }
@@ -262,7 +276,12 @@ impl Gate {
     ///
     /// # Errors
     /// The refusal, recorded.
-    pub fn may_go_on_reading(&self, caller: &Caller<'_>, target: &Target, handle: u64) -> Result<(), Refusal> {
+    pub fn may_go_on_reading(
+        &self,
+        caller: &Caller<'_>,
+        target: &Target,
+        handle: u64,
+    ) -> Result<(), Refusal> {
         match self.decide_read(caller, target) {
             Ok(_) => Ok(()),
             // A limit on the age of a process is a limit on opening.
@@ -287,28 +306,30 @@ impl Gate {
             Ok(permit) => permit,
             Err(refusal) => return Err(self.refuse_read(caller, target, handle, refusal)),
         };
-        let who = Who::from(caller.describe());
+        let person = caller.describe();
         self.log.record(&Entry {
             rule: Some(permit.rule()),
             identity: Some(permit.identity()),
-            policy: Some(permit.policy()),
+            policy: Some(permit.policy().as_str()),
             store: self.places.place(&target.secret).map(|place| place.store.name()),
-            secret: Some(target.secret.as_str()),
-            field: Some(target.field.as_str()),
-            version: Some(target.version),
-            stage: target.stage,
-            who: Some(&who),
-            opener: Some(handle),
+            who: Some(&who(&person)),
+            opener: Some(&handle.to_string()),
             bytes: Some(held.bytes().len() as u64),
-            latency: Some(begun.elapsed()),
-            ..Entry::new(Operation::Read, Outcome::Released)
+            latency_us: Some(micros(begun.elapsed())),
+            ..about(target, Operation::Read, Outcome::Released)
         })?;
         Ok(())
     }
 
     /// Records a refused read from an open handle, and passes the refusal on.
-    pub fn refuse_read(&self, caller: &Caller<'_>, target: &Target, handle: u64, refusal: Refusal) -> Refusal {
-        self.record_refusal(target, Reader::OfHandle(handle), &Who::from(caller.describe()), refusal)
+    pub fn refuse_read(
+        &self,
+        caller: &Caller<'_>,
+        target: &Target,
+        handle: u64,
+        refusal: Refusal,
+    ) -> Refusal {
+        self.record_refusal(target, Reader::OfHandle(handle), &caller.describe(), refusal)
     }
 
     /// Whether an open would be permitted, for access(2). No record, no fetch.
@@ -316,8 +337,7 @@ impl Gate {
     /// # Errors
     /// The refusal.
     pub fn may_read(&self, caller: &Caller<'_>, target: &Target) -> Result<(), Refusal> {
-        self.decide_read(caller, target)?;
-        check_state(target)
+        self.decide_read(caller, target).and_then(|_permit| check_state(target))
     }
 
     /// The stages under which the record numbered `seq` released a field; `None` where it did not.
@@ -375,8 +395,10 @@ async fn within(
     // The first poll may have been made with a waker that wakes nobody: yield, so that the next is made by the
     // runtime that runs this to its end.
     let mut yielded = false;
-    std::future::poll_fn(|_| if std::mem::replace(&mut yielded, true) { Poll::Ready(()) } else { Poll::Pending })
-        .await;
+    std::future::poll_fn(
+        |_| if std::mem::replace(&mut yielded, true) { Poll::Ready(()) } else { Poll::Pending },
+    )
+    .await;
     let left = deadline.saturating_sub(begun.elapsed());
     tokio::time::timeout(left, fetching).await.unwrap_or(Err(StoreFault::Timeout))
 }

@@ -57,6 +57,7 @@ impl From<&StoreFault> for Refusal {
             | StoreFault::NoVersion(..)
             | StoreFault::NoField(..)
             | StoreFault::NoStage(..)
+            | StoreFault::SecretDeleted(_)
             | StoreFault::Deleted(..) => Self::new(Outcome::Hidden, Reason::NotFound),
             StoreFault::Destroyed(..) => Outcome::Destroyed.into(),
             StoreFault::Revoked(..) => Outcome::Revoked.into(),
@@ -68,7 +69,11 @@ impl From<&StoreFault> for Refusal {
             StoreFault::WrongKey(_) => Self::new(Outcome::Sealed, Reason::WrongKey),
             // A later format or a failing disk is a fault of this machine, not of the caller.
             StoreFault::Corrupt(_) | StoreFault::Future(_) => Self::new(Outcome::Failed, Reason::Corrupt),
-            StoreFault::Io(_) => Self::new(Outcome::Failed, Reason::Error),
+            StoreFault::Io(_)
+            | StoreFault::Invalid(_)
+            | StoreFault::Exists(_)
+            | StoreFault::Lax(_)
+            | StoreFault::KeyFile(_) => Self::new(Outcome::Failed, Reason::Error),
         }
     }
 }

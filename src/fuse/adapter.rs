@@ -4,8 +4,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
 use fuser::{
@@ -20,6 +19,7 @@ use crate::model::Outcome;
 use crate::tree::{Entry, ExtendedName, Inode, OpenFile, Opened, Reading, Tree, Wants};
 
 use super::directories::Directories;
+use super::notices::Notices;
 use super::pace::Pace;
 use super::pending::{Owed, Slot, Watch};
 use super::{errno, translate};
@@ -32,8 +32,8 @@ pub(super) struct Adapter {
     pub(super) pace: Pace,
     pub(super) directories: Directories,
     pub(super) runtime: tokio::runtime::Handle,
-    /// Process id of the notifier, the one process that may see and use its private names; 0 before it runs.
-    pub(super) notifier_pid: Arc<AtomicU32>,
+    /// The notifier, whose process alone may see and use its private names; empty until it runs.
+    pub(super) notices: Arc<OnceLock<Weak<Notices>>>,
 }
 
 /// The smallest the protocol allows: nothing is written through the mount, and a small buffer holds less.
@@ -47,8 +47,29 @@ impl Adapter {
     }
 
     pub(super) fn is_notifier(&self, caller: &Caller<'_>) -> bool {
-        let notifier = self.notifier_pid.load(Ordering::Acquire);
-        notifier != 0 && caller.pid() == Some(notifier)
+        let helper = self.notices.get().and_then(Weak::upgrade).and_then(|notices| notices.helper_pid());
+        helper.is_some() && caller.pid() == helper
+    }
+
+    /// The notifier's utime of an alias: nothing changes, and the kernel tells the inode's watchers.
+    pub(super) fn acknowledge_touch(
+        &self,
+        request: &Request,
+        inode: INodeNo,
+        size: Option<u64>,
+    ) -> Option<Entry> {
+        let caller = self.identify(request).ok()?;
+        if size.is_some() || !self.is_notifier(&caller) {
+            return None;
+        }
+        self.tree.attributes_for_notifier(Inode(inode.0)).ok()
+    }
+
+    /// The notifier's rename of a link into place: it is there already, and the kernel tells the directory's
+    /// watchers.
+    pub(super) fn acknowledge_swap(&self, request: &Request, from: INodeNo) -> bool {
+        let is_notifier = self.identify(request).is_ok_and(|caller| self.is_notifier(&caller));
+        is_notifier && Inode(from.0) == Inode::of_notices()
     }
 
     /// Runs one handler. A panic drops the handler's reply, which answers EIO, and goes no further.
@@ -217,10 +238,8 @@ impl Filesystem for Adapter {
 
     fn access(&self, request: &Request, inode: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
         Self::guard(|| {
-            let wants = Wants {
-                read: mask.contains(AccessFlags::R_OK),
-                execute: mask.contains(AccessFlags::X_OK),
-            };
+            let wants =
+                Wants { read: mask.contains(AccessFlags::R_OK), execute: mask.contains(AccessFlags::X_OK) };
             let answer =
                 self.identify(request).and_then(|caller| self.tree.access(&caller, Inode(inode.0), wants));
             match answer {
@@ -278,8 +297,9 @@ impl Filesystem for Adapter {
 
     fn opendir(&self, request: &Request, inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         Self::guard(|| {
-            let opened =
-                self.identify(request).and_then(|caller| self.directories.open(&self.tree, &caller, Inode(inode.0)));
+            let opened = self
+                .identify(request)
+                .and_then(|caller| self.directories.open(&self.tree, &caller, Inode(inode.0)));
             match opened {
                 Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
                 Err(refusal) => reply.error(errno::of_path(refusal)),
@@ -328,7 +348,8 @@ impl Filesystem for Adapter {
             let visible = if inode == INodeNo::ROOT {
                 Ok(())
             } else {
-                self.identify(request).and_then(|caller| self.tree.attributes(&caller, Inode(inode.0)).map(|_| ()))
+                self.identify(request)
+                    .and_then(|caller| self.tree.attributes(&caller, Inode(inode.0)).map(|_| ()))
             };
             match visible {
                 Ok(()) => reply.statfs(0, 0, 0, 0, 0, 4096, 255, 4096),

@@ -26,7 +26,7 @@ pub(super) struct Directories {
 }
 
 struct Shown {
-    to: Option<Witness>,
+    to: Witness,
     /// The policy by which it was worked out: under another one it is worked out again.
     policy: Arc<Policy>,
     entries: Arc<Vec<DirectoryEntry>>,
@@ -57,7 +57,6 @@ impl Directories {
         let witness = caller.witness();
         let policy = tree.gate().policy();
         if let Some(shown) = self.open.lock().get(&handle)
-            && witness.is_some()
             && shown.to == witness
             && Arc::ptr_eq(&shown.policy, &policy)
         {

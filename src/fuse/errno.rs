@@ -5,6 +5,9 @@ use fuser::Errno;
 use crate::access::Refusal;
 use crate::model::Outcome;
 
+/// "Required key not available" (`include/uapi/asm-generic/errno.h`), which fuser has no name for.
+const ENOKEY: i32 = 126;
+
 /// What an operation by path returns (LOOKUP, OPEN, GETATTR …).
 pub(super) fn of_path(refusal: Refusal) -> Errno {
     match refusal.outcome {
@@ -17,7 +20,7 @@ pub(super) fn of_path(refusal: Refusal) -> Errno {
         Outcome::NoAudit | Outcome::Failed => Errno::EIO,
         Outcome::Timeout | Outcome::StoreAway => Errno::ETIMEDOUT,
         Outcome::StoreRefused => Errno::EPERM,
-        Outcome::Sealed => Errno::ENOKEY,
+        Outcome::Sealed => Errno::from_i32(ENOKEY),
         Outcome::SelfAccess => Errno::EDEADLK,
         Outcome::OverLimit => Errno::EAGAIN,
         // No refusal; were it ever passed here, no byte may follow.

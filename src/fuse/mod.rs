@@ -5,6 +5,7 @@ mod adapter;
 mod directories;
 mod errno;
 mod notices;
+pub mod notifier;
 mod pace;
 mod pending;
 mod read_only;
@@ -12,8 +13,7 @@ mod translate;
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -59,7 +59,8 @@ pub struct Session {
     handle: MountHandle,
     serving: Option<JoinHandle<io::Result<()>>>,
     watch: Arc<Watch>,
-    notices: Arc<notices::Notices>,
+    /// Dropped before unmounting: its process holds the tree.
+    notices: Option<Arc<notices::Notices>>,
 }
 
 /// How long the end of a session is waited for before its connection is aborted.
@@ -100,7 +101,7 @@ impl Session {
         let log = Arc::clone(tree.gate().log());
         let patience = Patience { audit: options.audit_wait, request: options.request_deadline };
         let watch = Watch::start(patience, Box::new(move || log.is_stuck()))?;
-        let notifier_pid = Arc::new(AtomicU32::new(0));
+        let notices = Arc::new(OnceLock::new());
         let adapter = Adapter {
             tree: Arc::clone(tree),
             identifier,
@@ -108,16 +109,16 @@ impl Session {
             pace: pace::Pace::new(options.pace),
             directories: directories::Directories::default(),
             runtime,
-            notifier_pid: Arc::clone(&notifier_pid),
+            notices: Arc::clone(&notices),
         };
         let mut config = fuser::Config::default();
         // One shared descriptor, not a clone for each thread: requests read through a clone are lost with it.
         config.n_threads = Some(options.loop_threads);
-        let session =
-            fuser::Session::from_fd(adapter, mounted.device, fuser::SessionACL::All, config)?;
+        let session = fuser::Session::from_fd(adapter, mounted.device, fuser::SessionACL::All, config)?;
         let serving = std::thread::Builder::new().name("fuse".into()).spawn(move || session.run())?;
-        let notices = notices::Notices::start(tree, mounted.tree, notifier_pid)?;
-        Ok(Self { handle: mounted.handle, serving: Some(serving), watch, notices })
+        let telling = notices::Notices::start(tree, mounted.tree)?;
+        let _ = notices.set(Arc::downgrade(&telling));
+        Ok(Self { handle: mounted.handle, serving: Some(serving), watch, notices: Some(telling) })
     }
 
     /// Whether the kernel still sends requests: false after somebody unmounted.
@@ -128,7 +129,7 @@ impl Session {
 
     /// Unmounts, waits a moment for what is in flight, and ends the session by force where files stay open.
     pub fn unmount(mut self) {
-        self.notices.end();
+        drop(self.notices.take());
         if let Err(fault) = mount::unmount(&self.handle) {
             tracing::warn!(%fault, "could not unmount");
         }

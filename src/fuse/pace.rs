@@ -75,6 +75,10 @@ mod tests {
             pace.delay(1, start);
         }
         assert_eq!(pace.delay(1, start), Some(Duration::from_millis(50)), "never longer than the limit");
-        assert_eq!(pace.delay(1, start + Duration::from_secs(1)), None, "quiet for a while, and it is forgotten");
+        assert_eq!(
+            pace.delay(1, start + Duration::from_secs(1)),
+            None,
+            "quiet for a while, and it is forgotten"
+        );
     }
 }

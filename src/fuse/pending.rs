@@ -191,7 +191,7 @@ impl Watch {
             };
             if let Some((_, reply)) = owed.take() {
                 drop(owed);
-                tracing::warn!(waited_ms = waited.as_millis(), %errno, "answered by the clock");
+                tracing::warn!(waited_ms = waited.as_millis(), errno = errno.code(), "answered by the clock");
                 reply.error(errno);
             }
         }

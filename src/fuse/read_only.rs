@@ -34,14 +34,14 @@ macro_rules! refusals {
             &self,
             request: &fuser::Request,
             parent: fuser::INodeNo,
-            name: &std::ffi::OsStr,
-            new_parent: fuser::INodeNo,
-            new_name: &std::ffi::OsStr,
+            _name: &std::ffi::OsStr,
+            _new_parent: fuser::INodeNo,
+            _new_name: &std::ffi::OsStr,
             _flags: fuser::RenameFlags,
             reply: fuser::ReplyEmpty,
         ) {
             Self::guard(|| {
-                if self.acknowledge_swap(request, parent, name, new_parent, new_name) {
+                if self.acknowledge_swap(request, parent) {
                     reply.ok();
                 } else {
                     reply.error(fuser::Errno::EROFS);

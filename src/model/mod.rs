@@ -6,6 +6,7 @@ mod facts;
 mod metadata;
 mod name;
 mod node;
+pub mod notice;
 mod outcome;
 mod secret;
 mod stage;

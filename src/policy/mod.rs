@@ -2,6 +2,7 @@
 //! [`Policy::load`] is given, resolves names only there, and never asks a clock.
 
 mod assumed;
+mod below;
 mod decide;
 mod decision;
 mod explain;

@@ -79,6 +79,15 @@ impl Pattern {
         &self.text
     }
 
+    /// The whole names at its beginning, before the first that holds a `*`: every match is that path or below it.
+    #[must_use]
+    pub fn literal_prefix(&self) -> &str {
+        if self.literal.len() == self.text.len() {
+            return &self.text;
+        }
+        self.literal.rsplit_once('/').map_or("", |(names, _)| names)
+    }
+
     /// Whether the pattern lets `path` through, whole.
     #[must_use]
     pub fn matches(&self, path: &SecretPath) -> bool {

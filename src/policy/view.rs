@@ -22,6 +22,14 @@ pub struct View {
     pub mode: u32,
 }
 
+impl View {
+    /// Whether it fixes neither owner nor group nor mode.
+    #[must_use]
+    pub const fn is_plain(&self) -> bool {
+        self.uid.is_none() && self.gid.is_none() && self.mode == 0o400
+    }
+}
+
 /// Reads one `[views."PATH"]`. `None` where it is faulty, or its owner does not exist here (a warning).
 pub(super) fn read_view(
     path: Placed<&str>,

@@ -7,6 +7,10 @@ use crate::model::{FieldName, Ownership, Secret, SecretBytes, SecretPath, Stage,
 /// One change, made whole or not at all.
 pub enum Change {
     /// Stores a new version.
+    ///
+    /// Fields that are not given are carried over from the version that `stage` names, else from the current one,
+    /// and sealed anew. Where that version may not be read (revoked, deleted, destroyed) nothing can be carried over,
+    /// and the change is refused unless `only` is set or nothing needs carrying.
     Put {
         /// Of which secret; made if it does not exist.
         secret: SecretPath,
@@ -25,21 +29,23 @@ pub enum Change {
         /// Of which secret.
         secret: SecretPath,
     },
-    /// Makes an older version current; the version left loses its stage, so that twice does not toggle.
+    /// Makes another version current; the version left loses its stage, so that twice does not toggle: the new
+    /// previous version is the newest readable one older than it that was current once, if there is any.
     Rollback {
         /// Of which secret.
         secret: SecretPath,
         /// To which version; `None`: the previous one.
         to: Option<Version>,
     },
-    /// Refuses a version at once and for good.
+    /// Refuses a version at once and for good. Stages go on naming it: nobody is given an older value unasked.
     Revoke {
         /// Of which secret.
         secret: SecretPath,
         /// Which version.
         version: Version,
     },
-    /// Hides a version, or the whole secret; restorable.
+    /// Hides a version, or the whole secret; restorable. Stages go on naming it, so that a restored version is
+    /// where it was; until then a stage that names it leads nowhere.
     Delete {
         /// Which secret.
         secret: SecretPath,
@@ -53,7 +59,7 @@ pub enum Change {
         /// Which version; `None`: the whole secret.
         version: Option<Version>,
     },
-    /// Erases the bytes and their key. The numbers stay used.
+    /// Erases the bytes and their key. The numbers stay used; stages that named the version name none.
     Destroy {
         /// Which secret.
         secret: SecretPath,
@@ -91,4 +97,21 @@ pub struct Changed {
     pub version: Option<Version>,
     /// Fields carried over from the version before.
     pub carried: Vec<FieldName>,
+}
+
+impl Change {
+    /// The same change, of the secret at `path`: a path in the tree becomes one in its store.
+    #[must_use]
+    pub fn moved_to(mut self, path: SecretPath) -> Self {
+        match &mut self {
+            Self::Put { secret, .. }
+            | Self::Promote { secret }
+            | Self::Rollback { secret, .. }
+            | Self::Revoke { secret, .. }
+            | Self::Delete { secret, .. }
+            | Self::Undelete { secret, .. }
+            | Self::Destroy { secret, .. } => *secret = path,
+        }
+        self
+    }
 }

@@ -60,6 +60,21 @@ pub enum StoreFault {
     /// Another process holds the store.
     #[error("{0}")]
     Busy(String),
+    /// The whole secret is deleted; it can be restored.
+    #[error("{0} is deleted: restore it with `credfs undelete`")]
+    SecretDeleted(SecretPath),
+    /// What was asked makes no sense as things stand. Says why and what to do.
+    #[error("{0}")]
+    Invalid(String),
+    /// A file that would be overwritten.
+    #[error("{0}")]
+    Exists(String),
+    /// Others than its owner may use a file that is to be private.
+    #[error("{0}")]
+    Lax(String),
+    /// The key file does not hold a key.
+    #[error("{0}")]
+    KeyFile(String),
     /// The file or disk failed.
     #[error("{0}")]
     Io(String),

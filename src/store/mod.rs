@@ -15,7 +15,7 @@ use crate::model::{FieldName, FieldNode, Secret, SecretBytes, SecretPath, Versio
 pub use change::{Change, Changed};
 pub use fault::StoreFault;
 pub use faulty::{Fault, Faulty};
-pub use local::{KeySource, Local, LocalOptions};
+pub use local::{Backup, Checked, Clock, FIELDS_MAX, Key, KeySource, Local, LocalOptions, Restored};
 
 /// Whose account on a store is used. The embedded store has one; a remote one may answer each login differently.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -74,6 +74,7 @@ pub struct Fetched {
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Called after a change is in force: a reader who asks from now on sees it.
+/// Calls come in the order of changes. It may read the store and must not change it.
 pub type Watcher = Box<dyn Fn(&Changed) + Send + Sync>;
 
 /// A backing store.
@@ -110,7 +111,8 @@ pub trait Store: Send + Sync {
     /// Fetches one value.
     fn fetch<'a>(&'a self, login: &'a Login, wanted: &'a Wanted) -> Pending<'a, Result<Fetched, StoreFault>>;
 
-    /// Makes one change, whole or not at all. When it returns, it is stored for good and in force.
+    /// Makes one change, whole or not at all. When it returns, it is stored for good and in force. A caller that
+    /// stops waiting cannot know which: the change may still be made.
     fn change<'a>(&'a self, login: &'a Login, change: Change) -> Pending<'a, Result<Changed, StoreFault>>;
 
     /// Has `watcher` called after every change from now on.

@@ -2,7 +2,7 @@
 
 use crate::access::Refusal;
 use crate::caller::Caller;
-use crate::model::{Operation, Outcome, Reason, SecretPath, UnixTime};
+use crate::model::{Facts, Operation, Outcome, Reason, SecretPath, UnixTime, Unknown};
 use crate::policy::Listing;
 
 use super::inode::{Inode, Parts};
@@ -73,7 +73,8 @@ impl Tree {
             Node::Field(place) | Node::View(_, place) => {
                 return version_listing(eyes, &place.secret, place.version, Some(place));
             }
-            Node::Notice(_) => true,
+            // Whoever has its inode number is not the notifier: that one is answered elsewhere.
+            Node::Notices => false,
         };
         if visible { Ok(()) } else { Err(Refusal::new(Outcome::Hidden, Reason::NoGrant)) }
     }
@@ -112,19 +113,22 @@ impl Tree {
             }
             Node::View(path, place) => {
                 let view = eyes.policy.views().get(&**path).ok_or(gone)?;
-                self.file_attributes(place, view.mode, view.uid, view.gid)
-            }
-            Node::Notice(notice) => {
-                if let Some(inode) = notice.alias_of() {
-                    return self.attributes_of(eyes, &self.resolve(inode)?);
+                {
+                    let (uid, gid) = (view.uid.unwrap_or(self.options.directory_uid), view.gid.unwrap_or(0));
+                    self.file_attributes(place, u16::try_from(view.mode).unwrap_or(0o400), uid, gid)
                 }
-                let kind = if notice.is_directory() { Kind::Directory } else { Kind::Symlink };
-                Ok(own(kind, 0o700, 0, self.started))
             }
+            Node::Notices => Ok(own(Kind::Directory, 0o700, 0, self.started)),
         }
     }
 
-    fn file_attributes(&self, place: &FieldPlace, mode: u16, uid: u32, gid: u32) -> Result<Attributes, Refusal> {
+    fn file_attributes(
+        &self,
+        place: &FieldPlace,
+        mode: u16,
+        uid: u32,
+        gid: u32,
+    ) -> Result<Attributes, Refusal> {
         let gone = Refusal::new(Outcome::Hidden, Reason::NotFound);
         let secret = self.gate.places().known(&place.secret).ok_or(gone)?;
         let version = secret.version(place.version).ok_or(gone)?;
@@ -216,6 +220,42 @@ pub(super) fn shown_path(node: &Node) -> String {
         Node::Version(secret, version) => format!("{secret}/versions/{version}"),
         Node::Link(secret, stage, _) => format!("{secret}/{stage}"),
         Node::Field(place) => format!("{}/{}", place.secret, place.field),
-        Node::Notice(_) => String::new(),
+        Node::Notices => String::new(),
+    }
+}
+
+/// The eyes of nobody: for answers to our own notifier, whose attributes depend on no caller.
+pub(super) struct Unseen;
+
+impl Facts for Unseen {
+    fn uid(&self) -> u32 {
+        u32::MAX
+    }
+    fn gid(&self) -> u32 {
+        u32::MAX
+    }
+    fn is_identified(&self) -> bool {
+        false
+    }
+    fn in_group(&self, _gid: u32) -> Result<bool, Unknown> {
+        Err(Unknown)
+    }
+    fn unit(&self) -> Result<Option<&str>, Unknown> {
+        Err(Unknown)
+    }
+    fn container(&self) -> Result<Option<&str>, Unknown> {
+        Err(Unknown)
+    }
+    fn runs(&self, _path: &std::path::Path) -> Result<bool, Unknown> {
+        Err(Unknown)
+    }
+    fn executable_digest(&self) -> Result<crate::model::Sha256Digest, Unknown> {
+        Err(Unknown)
+    }
+    fn session(&self) -> Result<crate::model::Session, Unknown> {
+        Err(Unknown)
+    }
+    fn age(&self) -> Result<std::time::Duration, Unknown> {
+        Err(Unknown)
     }
 }

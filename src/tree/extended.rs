@@ -2,7 +2,7 @@
 
 use crate::access::Refusal;
 use crate::caller::Caller;
-use crate::model::{Operation, Outcome, Secret, SecretPath, Version, format_span};
+use crate::model::{Operation, Outcome, Secret, SecretPath, Version};
 
 use super::Tree;
 use super::attributes::shown_path;
@@ -101,21 +101,27 @@ impl Tree {
         let eyes = self.eyes(caller);
         match self.check_visible(&eyes, &node) {
             Ok(()) | Err(Refusal { outcome: Outcome::Retired, .. }) => {}
-            Err(refusal) => return Err(self.refuse(caller, Operation::Getxattr, &shown_path(&node), refusal)),
+            Err(refusal) => {
+                return Err(self.refuse(caller, Operation::Getxattr, &shown_path(&node), refusal));
+            }
         }
         let of = |path: &SecretPath, version: Option<Version>| {
             let secret = eyes.secret(path)?;
             let version = version.or(secret.current)?;
             // A directory's attributes are its current version's, where that may be listed.
             let listing = eyes.version(path, &secret, secret.version(version)?, None);
-            (listing != crate::policy::Listing::Hidden).then(|| Subject { path: path.clone(), secret, version })
+            (listing != crate::policy::Listing::Hidden).then(|| Subject {
+                path: path.clone(),
+                secret,
+                version,
+            })
         };
         Ok(match &node {
             Node::Directory(path) => SecretPath::from_store(path).ok().and_then(|path| of(&path, None)),
             Node::Versions(path) => of(path, None),
             Node::Version(path, version) | Node::Link(path, _, version) => of(path, Some(*version)),
             Node::Field(place) | Node::View(_, place) => of(&place.secret, Some(place.version)),
-            Node::Notice(_) => None,
+            Node::Notices => None,
         })
     }
 
@@ -125,7 +131,8 @@ impl Tree {
         match name {
             ExtendedName::Version => Some(version.to_string()),
             ExtendedName::Stage => {
-                let stages: Vec<_> = secret.stages_of(*version).iter().map(crate::model::Stage::as_str).collect();
+                let stages: Vec<_> =
+                    secret.stages_of(*version).iter().map(crate::model::Stage::as_str).collect();
                 Some(stages.join(","))
             }
             ExtendedName::Created => Some(info.created.rfc3339()),
@@ -136,8 +143,8 @@ impl Tree {
                 Some(info.created.plus(every).rfc3339())
             }
             ExtendedName::Freshness => {
-                let stale_for = self.gate().stale_for(path);
-                Some(stale_for.map_or_else(|| "fresh".to_owned(), |span| format!("stale {}", format_span(span))))
+                let stale_for = self.gate().stale_for(path).unwrap_or_default();
+                Some(crate::access::freshness(stale_for).into_owned())
             }
             ExtendedName::Store => Some(self.gate().places().place(path)?.store.name().to_owned()),
         }

@@ -49,17 +49,14 @@ impl Handle {
     }
 
     /// Whether a record names this reader already.
-    pub(super) fn is_recorded(&self, reader: Option<Witness>) -> bool {
-        let Some(reader) = reader else { return false };
+    pub(super) fn is_recorded(&self, reader: Witness) -> bool {
         self.opener == Some(reader) || self.readers.lock().contains(&reader)
     }
 
     /// Remembers that a record names this reader.
-    pub(super) fn recorded(&self, reader: Option<Witness>) {
+    pub(super) fn recorded(&self, reader: Witness) {
         let mut readers = self.readers.lock();
-        if let Some(reader) = reader
-            && readers.len() < READERS_MAX
-        {
+        if readers.len() < READERS_MAX {
             readers.push(reader);
         }
     }

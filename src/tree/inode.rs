@@ -29,9 +29,17 @@ const OVERFLOW_UID: u32 = 65_534;
 pub(super) enum Parts {
     Root,
     /// A field shown to its owner.
-    Field { owner: u32, slot: u8, node: FieldNode },
+    Field {
+        owner: u32,
+        slot: u8,
+        node: FieldNode,
+    },
     /// A view of a field; which view, the hash of its path tells.
-    View { view_hash: u32, slot: u8, node: FieldNode },
+    View {
+        view_hash: u32,
+        slot: u8,
+        node: FieldNode,
+    },
     /// A directory or a symlink; which, the table of what was looked up or a search tells.
     Path,
     /// Nothing that was ever handed out.
@@ -83,10 +91,10 @@ impl Inode {
         Self::of_path(b"link", secret.as_str(), &extra)
     }
 
-    /// The inode of something the notifier uses, by its name.
+    /// The inode of the notifier's own directory.
     #[must_use]
-    pub fn of_notice(name: &str) -> Self {
-        Self::of_path(b"notice", name, &[])
+    pub fn of_notices() -> Self {
+        Self::of_path(b"notices", "", &[])
     }
 
     fn of_path(kind: &[u8], path: &str, extra: &[u8]) -> Self {
@@ -145,7 +153,10 @@ mod tests {
                     let inode = Inode::of_field(uid, slot, node);
                     assert_eq!(inode.parts(), Parts::Field { owner: uid, slot, node });
                     let view = Inode::of_view("nginx/orders.pem", slot, node);
-                    assert_eq!(view.parts(), Parts::View { view_hash: view_hash("nginx/orders.pem"), slot, node });
+                    assert_eq!(
+                        view.parts(),
+                        Parts::View { view_hash: view_hash("nginx/orders.pem"), slot, node }
+                    );
                 }
             }
         }
@@ -174,7 +185,7 @@ mod tests {
             Inode::of_link(&secret, Stage::Current, one),
             Inode::of_link(&secret, Stage::Previous, one),
             Inode::of_link(&secret, Stage::Current, two),
-            Inode::of_notice("a/b"),
+            Inode::of_notices(),
         ];
         let count = numbers.len();
         numbers.sort();

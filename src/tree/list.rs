@@ -13,7 +13,7 @@ use crate::policy::Listing;
 
 use super::attributes::{Kind, shown_path};
 use super::inode::Inode;
-use super::lookup::{field_node, join};
+use super::lookup::{field_node, join, view_node};
 use super::node::Node;
 use super::visible::Eyes;
 use super::{Tree, parents};
@@ -65,7 +65,7 @@ impl Tree {
                     add_fields(&eyes, path, &secret, version, &mut names);
                 }
             }
-            Node::Link(..) | Node::Field(_) | Node::View(..) | Node::Notice(_) => {}
+            Node::Link(..) | Node::Field(_) | Node::View(..) | Node::Notices => {}
         }
         Ok(in_cookie_order(names))
     }
@@ -92,7 +92,8 @@ impl Tree {
     }
 }
 
-fn child_file_name(child: &str) -> String {
+/// The file name of a child directory: encoded apart where the tree uses its name itself.
+pub(super) fn child_file_name(child: &str) -> String {
     if is_reserved(child) { encode_name_apart(child) } else { encode_name(child).into_owned() }
 }
 
@@ -101,14 +102,12 @@ fn add_views(eyes: &Eyes<'_>, path: &str, names: &mut BTreeMap<String, (Inode, K
     for view in eyes.views_below(path) {
         let Some((secret, version)) = eyes.view(view) else { continue };
         let skip = if path.is_empty() { 0 } else { path.len() + 1 };
-        let below = &view.path[skip..];
+        let below = &view.path.as_str()[skip..];
         let entry = if let Some(directory) = parents(below).next() {
             (child_file_name(directory), (Inode::of_directory(&join(path, directory)), Kind::Directory))
         } else {
-            let slot = eyes.gate.places().place(&view.secret).map(|place| place.slot);
-            let field = secret.version(version).and_then(|version| version.field(&view.field));
-            let (Some(slot), Some(field)) = (slot, field) else { continue };
-            (encode_name(below).into_owned(), (Inode::of_view(&view.path, slot, field.node), Kind::File))
+            let Some(node) = view_node(eyes, view, &secret, version) else { continue };
+            (encode_name(below).into_owned(), (node.inode(), Kind::File))
         };
         // A secret's directory of the same name keeps it.
         names.entry(entry.0).or_insert(entry.1);

@@ -9,7 +9,7 @@ use crate::model::{
     FieldInfo, FieldName, Operation, Outcome, Reason, Secret, SecretPath, Stage, Version, VersionInfo,
     decode_name, encode_name, is_reserved,
 };
-use crate::policy::Listing;
+use crate::policy::{Listing, View};
 
 use super::inode::Inode;
 use super::node::{FieldPlace, Node};
@@ -51,7 +51,7 @@ impl Tree {
         let entry_lifetime = if public { self.options.public_entry_lifetime } else { Duration::ZERO };
         let attribute_lifetime = match node {
             Node::Field(_) | Node::View(..) => self.options.attribute_lifetime,
-            Node::Notice(_) => Duration::ZERO,
+            Node::Notices => Duration::ZERO,
             _ => DIRECTORY_ATTRIBUTES.min(self.options.public_entry_lifetime),
         };
         Ok(Entry { attributes, entry_lifetime, attribute_lifetime })
@@ -70,8 +70,7 @@ impl Tree {
                 let version = secret_info.version(version).ok_or(not_found)?;
                 find_field(eyes, secret, &secret_info, version, &field)
             }
-            Node::Notice(notice) => notice.find(name).ok_or(not_found),
-            Node::Link(..) | Node::Field(_) | Node::View(..) => Err(not_found),
+            Node::Link(..) | Node::Field(_) | Node::View(..) | Node::Notices => Err(not_found),
         }
     }
 
@@ -113,17 +112,19 @@ fn child_or_view(eyes: &Eyes<'_>, child: &str) -> Option<Node> {
     }
     let view = eyes.policy.views().get(child)?;
     let (secret, version) = eyes.view(view)?;
+    view_node(eyes, view, &secret, version)
+}
+
+/// The node of a view. One that fixes neither owner nor group nor mode shows the field as the field shows itself.
+pub(super) fn view_node(eyes: &Eyes<'_>, view: &View, secret: &Secret, version: Version) -> Option<Node> {
     let info = secret.version(version)?.field(&view.field)?;
+    if view.is_plain() {
+        return field_node(eyes, &view.secret, version, info);
+    }
     let slot = eyes.gate.places().place(&view.secret)?.slot;
-    Some(Node::View(
-        child.into(),
-        FieldPlace {
-            secret: view.secret.clone(),
-            version,
-            field: view.field.clone(),
-            inode: Inode::of_view(child, slot, info.node),
-        },
-    ))
+    let inode = Inode::of_view(view.path.as_str(), slot, info.node);
+    let place = FieldPlace { secret: view.secret.clone(), version, field: view.field.clone(), inode };
+    Some(Node::View(view.path.as_str().into(), place))
 }
 
 /// `versions`, or the symlink of a stage.
@@ -199,6 +200,6 @@ fn asked_path(parent: &Node, name: &[u8]) -> String {
         Node::Directory(path) => join(path, &name),
         Node::Versions(secret) => format!("{secret}/versions/{name}"),
         Node::Version(secret, version) => format!("{secret}/versions/{version}/{name}"),
-        Node::Link(..) | Node::Field(_) | Node::View(..) | Node::Notice(_) => name.into_owned(),
+        Node::Link(..) | Node::Field(_) | Node::View(..) | Node::Notices => name.into_owned(),
     }
 }

@@ -12,7 +12,7 @@ mod list;
 mod live;
 mod lookup;
 mod node;
-pub mod notice;
+mod notice;
 mod open;
 mod visible;
 
@@ -21,15 +21,16 @@ use std::time::Duration;
 
 use crate::access::{Gate, Refusal};
 use crate::caller::Caller;
-use crate::model::{Operation, Outcome, Reason, SecretPath, State, UnixTime};
+use crate::model::{Operation, Outcome, Reason, State, UnixTime};
 use crate::store::Changed;
 
-pub use attributes::{Attributes, Kind};
+pub use attributes::{Attributes, Kind, Wants};
 pub use extended::ExtendedName;
 pub use inode::{Inode, view_hash};
 pub use list::DirectoryEntry;
 pub use node::{FieldPlace, Node};
-pub use open::{OpenFile, Opened, ReadRefusal, Reading};
+pub use notice::News;
+pub use open::{Bytes, OpenFile, Opened, Reading};
 
 use visible::Eyes;
 
@@ -141,7 +142,7 @@ impl Tree {
     fn view_of(&self, hash: u32, slot: u8, node: crate::model::FieldNode, inode: Inode) -> Option<Node> {
         let place = self.place_of(slot, node, inode)?;
         let policy = self.gate.policy();
-        let view = policy.views().values().find(|view| view_hash(&view.path) == hash)?;
+        let view = policy.views().values().find(|view| view_hash(view.path.as_str()) == hash)?;
         Some(Node::View(view.path.as_str().into(), place))
     }
 
@@ -156,7 +157,7 @@ impl Tree {
             found.is_none()
         };
         for view in self.gate.policy().views().values() {
-            for parent in parents(&view.path) {
+            for parent in parents(view.path.as_str()) {
                 consider(Node::Directory(parent.into()));
             }
         }
@@ -175,15 +176,6 @@ impl Tree {
             self.live.adopt(node);
         }
         found
-    }
-
-    /// Inodes of fields and views of `secret` that the kernel holds: those that someone may be watching.
-    #[must_use]
-    pub fn held_files_of(&self, secret: &SecretPath) -> Vec<Inode> {
-        self.live.select(|node| match node {
-            Node::Field(place) | Node::View(_, place) => place.secret == *secret,
-            _ => false,
-        })
     }
 
     fn store_changed(&self, changed: &Changed) {

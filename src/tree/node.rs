@@ -21,8 +21,8 @@ pub enum Node {
     Field(FieldPlace),
     /// A view of a field of a version, by the view's path.
     View(Arc<str>, FieldPlace),
-    /// Something that only the notifier may see.
-    Notice(super::notice::Notice),
+    /// The directory that only the notifier may see.
+    Notices,
 }
 
 /// Which field of which version of which secret, and its inode.
@@ -48,7 +48,7 @@ impl Node {
             Self::Version(secret, version) => Inode::of_version(secret, *version),
             Self::Link(secret, stage, version) => Inode::of_link(secret, *stage, *version),
             Self::Field(place) | Self::View(_, place) => place.inode,
-            Self::Notice(notice) => notice.inode(),
+            Self::Notices => Inode::of_notices(),
         }
     }
 
@@ -56,9 +56,8 @@ impl Node {
     #[must_use]
     pub fn is_directory(&self) -> bool {
         match self {
-            Self::Directory(_) | Self::Versions(_) | Self::Version(..) => true,
+            Self::Directory(_) | Self::Versions(_) | Self::Version(..) | Self::Notices => true,
             Self::Link(..) | Self::Field(_) | Self::View(..) => false,
-            Self::Notice(notice) => notice.is_directory(),
         }
     }
 
@@ -66,7 +65,7 @@ impl Node {
     #[must_use]
     pub fn secret(&self) -> Option<&SecretPath> {
         match self {
-            Self::Directory(_) | Self::Notice(_) => None,
+            Self::Directory(_) | Self::Notices => None,
             Self::Versions(secret) | Self::Version(secret, _) | Self::Link(secret, ..) => Some(secret),
             Self::Field(place) | Self::View(_, place) => Some(&place.secret),
         }

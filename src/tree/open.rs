@@ -29,9 +29,6 @@ pub enum OpenFile {
     Waiting(Pin<Box<dyn Future<Output = Result<Opened, Refusal>> + Send>>),
 }
 
-/// Why a read gives nothing.
-pub type ReadRefusal = Refusal;
-
 /// A read under way.
 pub enum Reading {
     /// The bytes of the whole file; the caller of this cuts out what was asked for.
@@ -64,7 +61,12 @@ impl Tree {
             Ok(Node::Field(place) | Node::View(_, place)) => place,
             Ok(node) => {
                 let refusal = Refusal::new(Outcome::Hidden, Reason::NotFound);
-                return OpenFile::Done(Err(self.refuse(caller, Operation::Open, &shown_path(&node), refusal)));
+                return OpenFile::Done(Err(self.refuse(
+                    caller,
+                    Operation::Open,
+                    &shown_path(&node),
+                    refusal,
+                )));
             }
             Err(refusal) => return OpenFile::Done(Err(refusal)),
         };
@@ -87,11 +89,11 @@ impl Tree {
         &self,
         place: FieldPlace,
         released: crate::access::Released,
-        opener: Option<Witness>,
+        opener: Witness,
     ) -> Result<Opened, Refusal> {
         let standing = Standing { held: released.standing().held, lost: None };
         let (secret, version) = (place.secret.clone(), place.version);
-        let handle = self.handles.keep(Handle::new(place, standing, released, opener));
+        let handle = self.handles.keep(Handle::new(place, standing, released, Some(opener)));
         // A revocation between the fetch and this line found no handle to refuse.
         if self.is_revoked(&secret, version) {
             self.handles.revoke(&secret, version);

@@ -46,6 +46,10 @@ impl<'a> Eyes<'a> {
         if path.is_empty() {
             return true;
         }
+        // Most names asked for are fields: nothing by that path, and policy need not be asked.
+        if !self.gate.places().has_anything_at(path) && self.views_below(path).next().is_none() {
+            return false;
+        }
         if SecretPath::from_store(path).is_ok_and(|path| self.secret(&path).is_some()) {
             return true;
         }
@@ -70,8 +74,8 @@ impl<'a> Eyes<'a> {
         self.policy
             .views()
             .range(prefix.clone()..)
+            .take_while(move |(path, _)| path.starts_with(&prefix))
             .map(|(_, view)| view)
-            .take_while(move |view| view.path.starts_with(&prefix))
     }
 }
 
@@ -79,7 +83,8 @@ impl<'a> Eyes<'a> {
 pub(super) fn is_public(gate: &Gate, policy: &Policy, path: &str) -> bool {
     policy.everyone_patterns_below(path).iter().any(|pattern| something_matches(gate, path, pattern))
         || SecretPath::from_store(path).is_ok_and(|path| {
-            policy.everyone_may_list(&path) && gate.places().known(&path).is_some_and(|secret| !secret.deleted)
+            policy.visible_to_everyone(&path)
+                && gate.places().known(&path).is_some_and(|secret| !secret.deleted)
         })
 }
 

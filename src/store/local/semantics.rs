@@ -1,0 +1,379 @@
+//! What a change means for versions, numbers and stages. Pure: no database, no clock, no value.
+
+use std::collections::BTreeSet;
+
+use super::FIELDS_MAX;
+use super::record::Held;
+use crate::model::{
+    FieldInfo, FieldName, FieldNode, Ownership, Secret, SecretPath, Stage, StageSet, State, UnixTime,
+    VALUE_BYTES_MAX, Version, VersionInfo,
+};
+use crate::store::{Change, StoreFault};
+
+/// What the semantics need from around them.
+pub(super) struct Around<'a> {
+    /// The wall clock.
+    pub(super) now: UnixTime,
+    /// The next node; moved on by what is allocated.
+    pub(super) next_node: &'a mut u32,
+    /// How many versions with bytes to keep; 0: all.
+    pub(super) keep_versions: u32,
+}
+
+/// What was decided beside the new state of the secret.
+#[derive(Default)]
+pub(super) struct Done {
+    /// The version that the change was about.
+    pub(super) version: Option<Version>,
+    /// A version to be stored, with the one its carried fields come from.
+    pub(super) base: Option<Version>,
+    /// The fields carried over.
+    pub(super) carried: Vec<FieldName>,
+}
+
+/// Applies `change` to `held`. On a fault `held` is to be thrown away.
+pub(super) fn apply(held: &mut Held, change: &Change, around: &mut Around<'_>) -> Result<Done, StoreFault> {
+    if held.freed && !matches!(change, Change::Put { .. }) {
+        return Err(StoreFault::NoSecret(held.secret.path.clone()));
+    }
+    let before = held.secret.clone();
+    let now = around.now;
+    let done = match change {
+        Change::Put { fields, only, stage, ownership, .. } => {
+            put(held, fields, *only, *stage, ownership, around)?
+        }
+        Change::Promote { .. } => promote(held, now)?,
+        Change::Rollback { to, .. } => roll_back(held, *to, now)?,
+        Change::Revoke { version, .. } => revoke(held, *version)?,
+        Change::Delete { version, .. } => delete(held, *version)?,
+        Change::Undelete { version, .. } => undelete(held, *version)?,
+        Change::Destroy { version, .. } => destroy(held, *version, now)?,
+    };
+    if held.secret != before {
+        held.secret.changed = before.changed.max(now).max(held.activated_last);
+    }
+    Ok(done)
+}
+
+/// Where the stages point.
+#[derive(Clone, Copy)]
+struct Stages {
+    current: Option<Version>,
+    previous: Option<Version>,
+    next: Option<Version>,
+}
+
+impl Stages {
+    fn of(secret: &Secret) -> Self {
+        Self { current: secret.current, previous: secret.previous, next: secret.next }
+    }
+}
+
+/// Points the stages elsewhere: notes what each version lost, and when the new current one became so.
+fn restage(held: &mut Held, to: Stages, now: UnixTime) {
+    let before = held.secret.clone();
+    (held.secret.current, held.secret.previous, held.secret.next) = (to.current, to.previous, to.next);
+    let after: Vec<StageSet> =
+        held.secret.versions.iter().map(|version| held.secret.stages_of(version.number)).collect();
+    for (version, now_held) in held.secret.versions.iter_mut().zip(after) {
+        let was_held = before.stages_of(version.number);
+        let missing_from = |set: StageSet, other: StageSet| {
+            set.iter().filter(|stage| !other.contains(*stage)).fold(StageSet::EMPTY, StageSet::with)
+        };
+        let (lost, gained) = (missing_from(was_held, now_held), missing_from(now_held, was_held));
+        if !lost.is_empty() {
+            // Only what is lost now: an older loss must not be given a new time.
+            version.lost = Some((now, lost));
+        } else if let Some((when, stages)) = version.lost {
+            let left = missing_from(stages, gained);
+            version.lost = (!left.is_empty()).then_some((when, left));
+        }
+        if gained.contains(Stage::Current) {
+            let later = UnixTime::from_micros(held.activated_last.micros().saturating_add(1));
+            held.activated_last = now.max(later);
+            version.activated = Some(held.activated_last);
+        }
+    }
+}
+
+fn put(
+    held: &mut Held,
+    given: &[(FieldName, crate::model::SecretBytes)],
+    only: bool,
+    stage: Stage,
+    ownership: &Ownership,
+    around: &mut Around<'_>,
+) -> Result<Done, StoreFault> {
+    let path = held.secret.path.clone();
+    if held.secret.deleted {
+        return Err(StoreFault::SecretDeleted(path));
+    }
+    if stage == Stage::Previous {
+        return Err(StoreFault::Invalid("a version is put as current or next: previous is what was".into()));
+    }
+    let mut lengths = Vec::with_capacity(given.len());
+    let mut names = BTreeSet::new();
+    for (name, value) in given {
+        if !names.insert(name) {
+            return Err(StoreFault::Invalid(format!("field {name} is given twice: give it once")));
+        }
+        if value.len() > VALUE_BYTES_MAX {
+            return Err(StoreFault::TooLarge {
+                what: "the value",
+                limit: "1 MiB (1048576 bytes)",
+                remedy: "store it in several fields, or store a key to it",
+            });
+        }
+        lengths.push((name.clone(), value.len() as u64));
+    }
+    let base = held.secret.at(stage).or(held.secret.current).filter(|_| !only);
+    let carried = carried_from(&held.secret, base, &names)?;
+    let carried_names = carried.iter().map(|(name, _)| name.clone()).collect();
+    lengths.extend(carried);
+    lengths.sort();
+    let number = new_number(held)?;
+    let fields = allocate(&path, lengths, around.next_node)?;
+    held.freed = false;
+    held.secret.versions.push(VersionInfo {
+        number,
+        created: around.now,
+        activated: None,
+        lost: None,
+        state: State::Active,
+        fields: fields.into(),
+    });
+    let mut stages = Stages::of(&held.secret);
+    if stage == Stage::Current {
+        advance(&mut stages, number);
+    } else {
+        stages.next = Some(number);
+    }
+    restage(held, stages, around.now);
+    describe(&mut held.secret.ownership, ownership);
+    prune(held, around.keep_versions, around.now);
+    Ok(Done { version: Some(number), base, carried: carried_names })
+}
+
+/// Makes `number` current and what was current previous.
+fn advance(stages: &mut Stages, number: Version) {
+    if stages.current.is_some() {
+        stages.previous = stages.current;
+    }
+    if stages.next == Some(number) {
+        stages.next = None;
+    }
+    stages.current = Some(number);
+}
+
+fn carried_from(
+    secret: &Secret,
+    base: Option<Version>,
+    given: &BTreeSet<&FieldName>,
+) -> Result<Vec<(FieldName, u64)>, StoreFault> {
+    let Some(base) = base.and_then(|number| secret.version(number)) else { return Ok(Vec::new()) };
+    let carried: Vec<_> = base
+        .fields
+        .iter()
+        .filter(|field| !given.contains(&field.name))
+        .map(|field| (field.name.clone(), field.bytes.unwrap_or(0)))
+        .collect();
+    if base.state != State::Active && !carried.is_empty() {
+        let (number, path) = (base.number, &secret.path);
+        return Err(StoreFault::Invalid(format!(
+            "version {number} of {path} may not be read any more, so its fields cannot be carried over: \
+             name every field, or use --only"
+        )));
+    }
+    Ok(carried)
+}
+
+fn new_number(held: &mut Held) -> Result<Version, StoreFault> {
+    let spent = StoreFault::TooLarge {
+        what: "the number of versions of one path",
+        limit: "4294967295",
+        remedy: "use another path",
+    };
+    let number = Version::new(held.next_number).ok_or(spent.clone())?;
+    held.next_number = held.next_number.checked_add(1).ok_or(spent)?;
+    Ok(number)
+}
+
+fn allocate(
+    path: &SecretPath,
+    lengths: Vec<(FieldName, u64)>,
+    next_node: &mut u32,
+) -> Result<Vec<FieldInfo>, StoreFault> {
+    if lengths.is_empty() {
+        return Err(StoreFault::Invalid(format!("a version of {path} needs at least one field: name one")));
+    }
+    if lengths.len() > FIELDS_MAX as usize {
+        return Err(StoreFault::TooLarge {
+            what: "the set of fields",
+            limit: "256 fields",
+            remedy: "spread them over several secrets",
+        });
+    }
+    let mut fields = Vec::with_capacity(lengths.len());
+    for (name, bytes) in lengths {
+        let node = FieldNode::new(*next_node).ok_or(StoreFault::TooLarge {
+            what: "the number of fields ever stored",
+            limit: "268435455",
+            remedy: "start a new store beside this one",
+        })?;
+        *next_node += 1;
+        fields.push(FieldInfo { name, bytes: Some(bytes), node });
+    }
+    Ok(fields)
+}
+
+fn describe(ownership: &mut Ownership, given: &Ownership) {
+    if given.owner.is_some() {
+        ownership.owner.clone_from(&given.owner);
+    }
+    ownership.impact = given.impact.or(ownership.impact);
+    ownership.rotate_every = given.rotate_every.or(ownership.rotate_every);
+    ownership.grace = given.grace.or(ownership.grace);
+}
+
+/// Destroys the oldest versions without a stage, as long as more than `keep` have bytes.
+fn prune(held: &mut Held, keep: u32, now: UnixTime) {
+    if keep == 0 {
+        return;
+    }
+    let with_bytes = held.secret.versions.iter().filter(|version| version.state != State::Destroyed).count();
+    let surplus = with_bytes.saturating_sub(keep as usize);
+    let oldest: Vec<Version> = held
+        .secret
+        .versions
+        .iter()
+        .filter(|version| version.state != State::Destroyed)
+        .map(|version| version.number)
+        .filter(|number| held.secret.stages_of(*number).is_empty())
+        .take(surplus)
+        .collect();
+    for number in oldest {
+        destroy_version(held, number, now);
+    }
+}
+
+fn promote(held: &mut Held, now: UnixTime) -> Result<Done, StoreFault> {
+    let secret = live(held)?;
+    let next = secret.next.ok_or(StoreFault::NoStage(secret.path.clone(), "next"))?;
+    readable(secret, next)?;
+    let mut stages = Stages::of(secret);
+    advance(&mut stages, next);
+    restage(held, stages, now);
+    Ok(about(next))
+}
+
+fn roll_back(held: &mut Held, to: Option<Version>, now: UnixTime) -> Result<Done, StoreFault> {
+    let secret = live(held)?;
+    let target = to.or(secret.previous).ok_or(StoreFault::NoStage(secret.path.clone(), "previous"))?;
+    if secret.current == Some(target) {
+        let path = &secret.path;
+        return Err(StoreFault::Invalid(format!("version {target} of {path} is current already")));
+    }
+    readable(secret, target)?;
+    let previous = secret
+        .versions
+        .iter()
+        .rev()
+        .find(|version| {
+            version.number < target && version.state == State::Active && version.activated.is_some()
+        })
+        .map(|version| version.number);
+    let next = secret.next.filter(|next| *next != target);
+    restage(held, Stages { current: Some(target), previous, next }, now);
+    Ok(about(target))
+}
+
+fn revoke(held: &mut Held, number: Version) -> Result<Done, StoreFault> {
+    let version = version_mut(&mut held.secret, number)?;
+    if version.state == State::Active {
+        version.state = State::Revoked;
+    }
+    if !held.revoked.contains(&number) {
+        held.revoked.push(number);
+    }
+    Ok(about(number))
+}
+
+fn delete(held: &mut Held, number: Option<Version>) -> Result<Done, StoreFault> {
+    let Some(number) = number else {
+        held.secret.deleted = true;
+        return Ok(Done::default());
+    };
+    version_mut(&mut held.secret, number)?.state = State::Deleted;
+    Ok(about(number))
+}
+
+fn undelete(held: &mut Held, number: Option<Version>) -> Result<Done, StoreFault> {
+    let Some(number) = number else {
+        held.secret.deleted = false;
+        return Ok(Done::default());
+    };
+    let revoked = held.revoked.contains(&number);
+    let version = version_mut(&mut held.secret, number)?;
+    version.state = if revoked { State::Revoked } else { State::Active };
+    Ok(about(number))
+}
+
+fn destroy(held: &mut Held, number: Option<Version>, now: UnixTime) -> Result<Done, StoreFault> {
+    let Some(number) = number else {
+        held.freed = true;
+        held.revoked.clear();
+        held.secret.versions.clear();
+        (held.secret.current, held.secret.previous, held.secret.next) = (None, None, None);
+        held.secret.deleted = false;
+        held.secret.ownership = Ownership::default();
+        return Ok(Done::default());
+    };
+    if held.secret.version(number).is_none() {
+        return Err(StoreFault::NoVersion(held.secret.path.clone(), number));
+    }
+    destroy_version(held, number, now);
+    Ok(about(number))
+}
+
+fn destroy_version(held: &mut Held, number: Version, now: UnixTime) {
+    let without = |stage: Option<Version>| stage.filter(|named| *named != number);
+    let Stages { current, previous, next } = Stages::of(&held.secret);
+    let stages = Stages { current: without(current), previous: without(previous), next: without(next) };
+    restage(held, stages, now);
+    if let Some(version) = held.secret.versions.iter_mut().find(|version| version.number == number) {
+        version.state = State::Destroyed;
+        version.fields = [].into();
+    }
+}
+
+fn about(version: Version) -> Done {
+    Done { version: Some(version), ..Done::default() }
+}
+
+fn live(held: &Held) -> Result<&Secret, StoreFault> {
+    if held.secret.deleted {
+        return Err(StoreFault::SecretDeleted(held.secret.path.clone()));
+    }
+    Ok(&held.secret)
+}
+
+/// Why a version may not be read, if it may not.
+pub(super) fn readable(secret: &Secret, number: Version) -> Result<&VersionInfo, StoreFault> {
+    let path = || secret.path.clone();
+    let version = secret.version(number).ok_or_else(|| StoreFault::NoVersion(path(), number))?;
+    match version.state {
+        State::Active => Ok(version),
+        State::Revoked => Err(StoreFault::Revoked(path(), number)),
+        State::Deleted => Err(StoreFault::Deleted(path(), number)),
+        State::Destroyed => Err(StoreFault::Destroyed(path(), number)),
+    }
+}
+
+fn version_mut(secret: &mut Secret, number: Version) -> Result<&mut VersionInfo, StoreFault> {
+    let path = secret.path.clone();
+    match secret.versions.iter_mut().find(|version| version.number == number) {
+        None => Err(StoreFault::NoVersion(path, number)),
+        Some(version) if version.state == State::Destroyed => Err(StoreFault::Destroyed(path, number)),
+        Some(version) => Ok(version),
+    }
+}

@@ -1,0 +1,59 @@
+//! A helper process: a program of our choice that inherits its end of a socket and one descriptor, and dies with us.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+/// A helper and our end of its socket. When our end is closed the helper reads end of file.
+#[derive(Debug)]
+pub struct Helper {
+    /// The process, to be waited for.
+    pub child: Child,
+    /// Our end; the helper has the other as standard input.
+    pub socket: UnixStream,
+}
+
+/// Starts `program ARGUMENT [NUMBER]`, where NUMBER is the number under which it finds `inherit`. The environment is
+/// empty, every other descriptor is closed, standard output and error are /dev/null.
+///
+/// The helper is killed when the *thread* that calls this ends (PR_SET_PDEATHSIG): call it from one that stays.
+///
+/// # Errors
+/// When the process cannot be made.
+pub fn helper(program: &Path, argument: &OsStr, inherit: Option<BorrowedFd<'_>>) -> io::Result<Helper> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let mut command = Command::new(program);
+    command.arg(argument).env_clear().current_dir("/");
+    command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null()).stderr(Stdio::null());
+    let number = inherit.map(|descriptor| descriptor.as_raw_fd());
+    if let Some(number) = number {
+        command.arg(number.to_string());
+    }
+    let parent = std::process::id();
+    // SAFETY: between fork and exec only async-signal-safe system calls are made.
+    unsafe { command.pre_exec(move || prepare(parent, number)) };
+    Ok(Helper { child: command.spawn()?, socket: ours })
+}
+
+fn prepare(parent: u32, keep: Option<i32>) -> io::Result<()> {
+    // SAFETY: bare system calls that take integers only.
+    let result = unsafe {
+        if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // The parent may have died before the line above.
+        if u32::try_from(libc::getppid()) != Ok(parent) {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        // Closed on exec, not now: std still needs the one on which it reports a failed exec. (Kernel 5.11.)
+        libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    keep.map_or(Ok(()), super::descriptor::keep_over_exec)
+}

@@ -1,0 +1,12 @@
+//! The behaviour suite that every store must pass, and what is asked of the embedded one beyond it.
+
+#[path = "store/bench.rs"]
+mod bench;
+#[path = "store/local.rs"]
+mod local;
+#[path = "store/oracle.rs"]
+mod oracle;
+#[path = "store/suite.rs"]
+mod suite;
+#[path = "store/tamper.rs"]
+mod tamper;
