@@ -25,3 +25,7 @@ pub mod tree;
 pub mod config;
 
 pub mod fuse;
+
+pub mod control;
+
+pub mod daemon;

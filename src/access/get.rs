@@ -2,13 +2,14 @@
 
 use std::time::Instant;
 
-use crate::audit::{Entry, Who};
+use crate::audit::Entry;
 use crate::caller::Caller;
 use crate::model::{Operation, Outcome};
 use crate::policy::{ADMINISTRATOR, Action, Decision, Permit, Request};
 use crate::store::Wanted;
 
 use super::read::{Released, check_state};
+use super::record::{freshness, micros, who};
 use super::{Actor, Gate, Refusal, Target};
 
 impl Gate {
@@ -35,11 +36,12 @@ impl Gate {
         target: &Target,
     ) -> Result<Released, Refusal> {
         let begun = Instant::now();
-        let who = match actor {
-            Actor::Owner(who) => who.clone(),
-            Actor::Peer(caller) => Who::from(caller.describe()),
+        let person = match actor {
+            Actor::Owner(person) => person.clone(),
+            Actor::Peer(caller) => caller.describe(),
         };
         let place = self.places().place(&target.secret).ok_or(Refusal::HIDDEN)?;
+        let who = who(&person);
         let base = Entry {
             rule: permit.map(Permit::rule),
             identity: Some(permit.map_or(ADMINISTRATOR, Permit::identity)),
@@ -65,9 +67,9 @@ impl Gate {
         match fetched {
             Ok(fetched) => {
                 let receipt = self.log().record(&Entry {
-                    freshness: Some(fetched.stale_for),
+                    freshness: Some(&freshness(fetched.stale_for)),
                     bytes: Some(fetched.value.len() as u64),
-                    latency: Some(begun.elapsed()),
+                    latency_us: Some(micros(begun.elapsed())),
                     request_id: fetched.request_id.as_deref(),
                     ..base
                 })?;

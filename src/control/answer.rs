@@ -150,8 +150,10 @@ pub enum Answer {
     },
     /// What the audit log says of itself.
     Checkpoint {
-        /// The checkpoint, as a line of JSON to be kept elsewhere.
-        checkpoint: serde_json::Value,
+        /// The checkpoint, as text to be kept elsewhere.
+        checkpoint: String,
+        /// How many records it covers, from the first.
+        records: u64,
     },
     /// A file comes beside the answer.
     File {

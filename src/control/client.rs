@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::model::SecretBytes;
 
-use super::wire::{self, AnswerHeader, PROTOCOL, RequestHeader, Timed};
+use super::wire::{self, AnswerHeader, Greeting, PROTOCOL, RequestHeader, Timed};
 use super::{Answer, Command, CommandFault, Kind};
 
 /// Whether anyone answers at the socket.
@@ -27,25 +27,44 @@ pub struct Reply {
 }
 
 impl Contact {
-    /// Connects to `socket`.
+    /// Connects to `socket` and waits to be greeted. An instance that is ending or gone is nobody: it has taken
+    /// nothing from us.
     ///
     /// # Errors
-    /// When someone may listen but we are not let in.
+    /// When someone listens there but does not let us in.
     pub fn make(socket: &Path) -> Result<Self, CommandFault> {
-        match UnixStream::connect(socket) {
-            Ok(stream) => Ok(Self::Made(stream)),
-            Err(error)
-                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) =>
-            {
-                Ok(Self::Nobody)
-            }
-            Err(error) => Err(CommandFault::new(
+        use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotFound, UnexpectedEof};
+        let is_nobody = |error: &io::Error| {
+            matches!(error.kind(), NotFound | ConnectionRefused | ConnectionReset | BrokenPipe | UnexpectedEof)
+        };
+        let away = |error: &io::Error| {
+            CommandFault::new(
                 Kind::StoreAway,
-                format!("the control socket {} cannot be reached: {error}", socket.display()),
-            )),
+                format!("the instance at {} does not answer: {error}; look at its log", socket.display()),
+            )
+        };
+        let stream = match UnixStream::connect(socket) {
+            Ok(stream) => stream,
+            Err(error) if is_nobody(&error) => return Ok(Self::Nobody),
+            Err(error) => return Err(away(&error)),
+        };
+        match wire::read_header::<Greeting>(&mut Timed::new(&stream, GREETING_WAIT), GREETING_BYTES_MAX) {
+            Ok(Greeting::Ready { protocol: PROTOCOL }) => Ok(Self::Made(stream)),
+            Ok(Greeting::Ready { protocol }) => Err(CommandFault::failed(format!(
+                "the running instance speaks version {protocol} of the control protocol, this command {PROTOCOL}: \
+                 restart the instance"
+            ))),
+            Ok(Greeting::Fault(fault)) => Err(fault),
+            Err(error) if is_nobody(&error) => Ok(Self::Nobody),
+            Err(error) => Err(away(&error)),
         }
     }
 }
+
+/// How long an instance may take to greet.
+const GREETING_WAIT: Duration = Duration::from_secs(5);
+/// Longest greeting, in bytes.
+const GREETING_BYTES_MAX: usize = 4096;
 
 /// Sends one command with its values over `stream` and waits for the answer. A file that comes beside the answer
 /// goes into `file`.

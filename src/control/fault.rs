@@ -107,7 +107,7 @@ impl From<AdministerFault> for CommandFault {
 
 /// The kind of a refused read.
 #[must_use]
-pub const fn kind_of(outcome: Outcome) -> Kind {
+pub(super) const fn kind_of(outcome: Outcome) -> Kind {
     match outcome {
         Outcome::Hidden | Outcome::Destroyed | Outcome::Retired => Kind::NotFound,
         Outcome::Denied | Outcome::Revoked | Outcome::OverLimit | Outcome::SelfAccess => Kind::Refused,

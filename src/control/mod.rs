@@ -16,5 +16,5 @@ pub use answer::{Answer, ListedField, Payload, StatusAnswer, StoreStatus, Versio
 pub use client::{Contact, Reply, ask};
 pub use command::{Command, Which};
 pub use fault::{CommandFault, Kind};
-pub use operations::{Instance, Operator, Running, execute};
+pub use operations::{Instance, LocalStore, Running, execute};
 pub use server::{Server, ServerOptions};

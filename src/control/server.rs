@@ -18,7 +18,7 @@ use crate::access::Actor;
 use crate::caller::Identifier;
 use crate::sys::peer::Peer;
 
-use super::wire::{self, AnswerHeader, PROTOCOL, RequestHeader, Timed};
+use super::wire::{self, AnswerHeader, Greeting, PROTOCOL, RequestHeader, Timed};
 use super::{Answer, CommandFault, Instance, Kind, Payload, execute};
 
 /// How the socket is served.
@@ -193,11 +193,14 @@ fn refuse(stream: &UnixStream, message: &str) {
     let mut timed = Timed::new(stream, Duration::from_millis(100));
     let fault = CommandFault::new(Kind::StoreAway, message);
     // Who does not wait for a refusal does not get it.
-    drop(wire::write_header(&mut timed, &AnswerHeader::Fault(fault)));
+    drop(wire::write_header(&mut timed, &Greeting::Fault(fault)));
 }
 
 fn serve(shared: &Shared, stream: &UnixStream, peer: &Peer) {
     let mut timed = Timed::new(stream, shared.options.deadline);
+    if wire::write_header(&mut timed, &Greeting::Ready { protocol: PROTOCOL }).is_err() {
+        return;
+    }
     let answered = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| answer(shared, &mut timed, peer)));
     let outcome = match answered {
         Ok(Ok((answer, payload))) => send(&mut timed, answer, payload),

@@ -33,6 +33,14 @@ pub(super) struct RequestHeader {
     pub(super) command: Command,
 }
 
+/// What the answering side says first: until then it has taken nothing, and another way may be tried.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Greeting {
+    Ready { protocol: u32 },
+    Fault(CommandFault),
+}
+
 /// The header of an answer.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -2,18 +2,18 @@
 //! It knows no word of credfs: no secret, no policy.
 #![allow(unsafe_code, reason = "the one room for it; every block says why it is sound")]
 
-pub mod harden;
-pub mod memory;
-pub mod peer;
-pub mod terminal;
 pub mod descriptor;
 pub mod file;
+pub mod harden;
 pub mod lock;
 pub mod memory;
 pub mod mount;
 pub mod mountinfo;
 pub mod names;
+pub mod notify;
+pub mod peer;
 pub mod probe;
 pub mod process;
 pub mod spawn;
+pub mod terminal;
 pub mod touch;

@@ -23,7 +23,7 @@ pub(super) async fn make(
     let change = change_of(command, values)?;
     let secret = change.secret().clone();
     let who = gate.may_administer(actor, &secret, operation)?;
-    let done = gate.administer(who, &secret, change, reason).await?;
+    let done = gate.administer(&who, &secret, change, reason).await?;
     Ok(answer_of(secret, &done.changed))
 }
 

@@ -5,6 +5,7 @@ mod show;
 mod upkeep;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::access::{Actor, Gate};
@@ -18,9 +19,17 @@ pub struct Instance {
     /// The door to values and changes.
     pub gate: Arc<Gate>,
     /// The embedded stores by name, for backup and rekey.
-    pub locals: BTreeMap<String, Arc<Local>>,
+    pub locals: BTreeMap<String, LocalStore>,
     /// What only a running instance can do; `None` where the files were opened for one command.
     pub running: Option<Arc<dyn Running>>,
+}
+
+/// An embedded store and where it lies.
+pub struct LocalStore {
+    /// The store.
+    pub store: Arc<Local>,
+    /// Its database.
+    pub path: PathBuf,
 }
 
 /// What only a running instance can do.
@@ -65,10 +74,10 @@ pub async fn execute(
 }
 
 /// Refuses whoever is not an administrator of the whole instance.
-fn must_administer(gate: &Gate, actor: &Actor<'_>) -> Result<crate::audit::Who, CommandFault> {
+fn must_administer(gate: &Gate, actor: &Actor<'_>) -> Result<crate::caller::Described, CommandFault> {
     match actor {
         Actor::Owner(who) => Ok(who.clone()),
-        Actor::Peer(caller) if gate.policy().is_administrator(*caller) => Ok(caller.describe().into()),
+        Actor::Peer(caller) if gate.policy().is_administrator(*caller) => Ok(caller.describe()),
         Actor::Peer(_) => Err(CommandFault::new(
             Kind::Refused,
             "only root and the owner of the configuration may do this: run it as one of them",

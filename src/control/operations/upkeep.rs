@@ -1,15 +1,15 @@
 //! Commands that keep an instance well: status, reload, refresh, the audit log's files, backup, a new key.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::access::{Actor, AdministerFault};
-use crate::audit::Who;
+use crate::caller::Described;
 use crate::model::{Operation, Outcome, Reason, SecretPath};
-use crate::store::{Key, Local, StoreFault};
+use crate::store::{Key, StoreFault};
 
 use super::super::{Answer, CommandFault, Kind, Payload};
-use super::{Instance, must_administer};
+use super::{Instance, LocalStore, must_administer};
 
 pub(super) fn status(instance: &Instance, actor: &Actor<'_>) -> Result<Answer, CommandFault> {
     let mut status = running(instance)?.status();
@@ -70,8 +70,7 @@ pub(super) async fn refresh(
 pub(super) fn checkpoint(instance: &Instance, actor: &Actor<'_>) -> Result<Answer, CommandFault> {
     must_administer(&instance.gate, actor)?;
     let made = instance.gate.log().checkpoint().map_err(|fault| unwritable(&fault))?;
-    let checkpoint = serde_json::to_value(made).map_err(|fault| CommandFault::failed(fault.to_string()))?;
-    Ok(Answer::Checkpoint { checkpoint })
+    Ok(Answer::Checkpoint { checkpoint: made.to_string(), records: made.records })
 }
 
 pub(super) fn rotate_log(instance: &Instance, actor: &Actor<'_>) -> Result<Answer, CommandFault> {
@@ -95,8 +94,8 @@ pub(super) fn backup(
     let (name, local) = local(instance, store)?;
     let mut file = None;
     let answer = recorded(instance, &who, Operation::Backup, || {
-        let copy = copy_path(local);
-        let made = local.backup(&copy).map_err(CommandFault::from)?;
+        let copy = copy_path(&local.path);
+        let made = local.store.backup(&copy).map_err(CommandFault::from)?;
         let opened = std::fs::File::open(&copy);
         // Open, it needs no name any more: nothing is left behind however this ends.
         let removed = std::fs::remove_file(&copy);
@@ -109,8 +108,8 @@ pub(super) fn backup(
     Ok((answer, payload))
 }
 
-fn copy_path(local: &Local) -> PathBuf {
-    let mut name = local.path().as_os_str().to_owned();
+fn copy_path(database: &Path) -> PathBuf {
+    let mut name = database.as_os_str().to_owned();
     name.push(format!(".backup-{}", std::process::id()));
     name.into()
 }
@@ -120,12 +119,12 @@ pub(super) fn rekey(instance: &Instance, actor: &Actor<'_>, store: Option<&str>)
     let (name, local) = local(instance, store)?;
     recorded(instance, &who, Operation::Rekey, || {
         let key = Key::generate()?;
-        local.rekey(&key)?;
+        local.store.rekey(&key)?;
         Ok(Answer::Done { store: Some(name.to_owned()) })
     })
 }
 
-fn local<'a>(instance: &'a Instance, name: Option<&str>) -> Result<(&'a str, &'a Arc<Local>), CommandFault> {
+fn local<'a>(instance: &'a Instance, name: Option<&str>) -> Result<(&'a str, &'a LocalStore), CommandFault> {
     let found = match name {
         Some(name) => instance.locals.get_key_value(name),
         None if instance.locals.len() > 1 => {
@@ -142,7 +141,7 @@ fn local<'a>(instance: &'a Instance, name: Option<&str>) -> Result<(&'a str, &'a
 /// Does `act` and records what came of it. Nothing is begun while the log takes no records.
 fn recorded<T>(
     instance: &Instance,
-    who: &Who,
+    who: &Described,
     operation: Operation,
     act: impl FnOnce() -> Result<T, CommandFault>,
 ) -> Result<T, CommandFault> {
