@@ -235,6 +235,41 @@ fn the_unit_follows_the_caller_from_one_cgroup_to_another() {
 }
 
 #[test]
+fn moves_during_a_read_tie_no_cgroup_to_a_foreign_path() {
+    need_root();
+    let subject = Subject::cat(Path::new("/bin/cat"));
+    let name = format!("credfs-test-{}-moves", std::process::id());
+    let one = Cgroup::new(&format!("system.slice/{name}-one.service"));
+    let two = Cgroup::new(&format!("system.slice/{name}-two.service"));
+    one.admit(subject.id());
+    for _ in 0..40 {
+        // Nothing is remembered at first, so that the path is read while the subject moves there and back.
+        let identifier = identifier(Mode::Pidfd);
+        let stop = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while stop.load(Ordering::Relaxed) == 0 {
+                    two.admit(subject.id());
+                    one.admit(subject.id());
+                }
+            });
+            for _ in 0..50 {
+                let unit = ask(&identifier, subject.id()).unit().map(|unit| unit.map(str::to_owned));
+                assert!(unit.is_err() || unit.unwrap().unwrap().starts_with(&name));
+            }
+            stop.store(1, Ordering::Relaxed);
+        });
+        for (cgroup, end) in [(&two, "two.service"), (&one, "one.service")] {
+            cgroup.admit(subject.id());
+            let caller = ask(&identifier, subject.id());
+            let unit = caller.unit().unwrap().unwrap();
+            assert!(unit.ends_with(end), "{unit} where {end} is");
+        }
+    }
+    drop(subject);
+}
+
+#[test]
 fn an_exec_between_two_requests_is_seen() {
     in_both_modes(|identifier| {
         let scratch = Scratch::new();

@@ -161,10 +161,12 @@ pub fn pidfd_is_alive(pidfd: BorrowedFd<'_>) -> io::Result<bool> {
     }
 }
 
-/// Whether this kernel answers [`PidFd::info`] for single threads. Asks it about the calling thread.
-#[must_use]
-pub fn thread_info_is_supported() -> bool {
-    PidFd::open(own_tid(), Scope::Thread).and_then(|own| own.info()).is_ok()
+/// What the kernel says of the calling thread; fails where it does not answer [`PidFd::info`] for single threads.
+///
+/// # Errors
+/// As [`PidFd::open`] and [`PidFd::info`] give them.
+pub fn own_thread_info() -> io::Result<ThreadInfo> {
+    PidFd::open(own_tid(), Scope::Thread)?.info()
 }
 
 /// The id of this process.
