@@ -286,3 +286,42 @@ fn find_cgroup_root() -> Option<PathBuf> {
     let mut roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].into_iter().map(PathBuf::from);
     roots.find(|root| cgroup_inode(root, &path) == Some(id))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::caller::ProcExecutables;
+
+    #[test]
+    fn a_path_of_another_cgroup_is_not_taken_for_this_ids() {
+        let identifier = Identifier::new(Options::default(), Arc::new(ProcExecutables::default())).unwrap();
+        let root = identifier.cgroup_root.clone().expect("this test needs the unified cgroup hierarchy");
+        let name = format!("credfs-test-{}-identifier", process::own_pid());
+        std::fs::create_dir(root.join(&name)).expect("this test needs root");
+        let path = format!("/{name}").into_bytes();
+        let id = process::file_status(&root.join(&name)).unwrap().inode;
+        let own = process::own_thread_info().unwrap().cgroup_id;
+        let (own_is_refused, its_own_is_taken) =
+            (!identifier.may_have_id(&path, own), identifier.may_have_id(&path, id));
+        std::fs::remove_dir(root.join(&name)).unwrap();
+        assert!(own_is_refused && its_own_is_taken);
+    }
+
+    #[test]
+    fn kept_threads_stay_within_their_bound() {
+        let options = Options { threads_max: 2, ..Options::default() };
+        let identifier = Identifier::new(options, Arc::new(ProcExecutables::default())).unwrap();
+        let mut children: Vec<_> =
+            (0..4).map(|_| std::process::Command::new("sleep").arg("60").spawn().unwrap()).collect();
+        for child in &children {
+            assert!(identifier.know(child.id()).is_some());
+        }
+        assert_eq!(identifier.threads.lock().len(), 2);
+        for child in &mut children {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert!(identifier.know(children[3].id()).is_none());
+        assert_eq!(identifier.threads.lock().len(), 1, "a dead thread's descriptor is given back");
+    }
+}
