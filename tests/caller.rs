@@ -15,6 +15,7 @@ use std::time::Duration;
 use credfs::caller::{Asker, Caller, Identifier, Mode, Options, ProcExecutables};
 use credfs::model::{Facts, Session, Sha256Digest, Unknown};
 use credfs::sys::process::{PidFd, Scope};
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
 /// A process that says "ready" and then waits for a line or the end of its input.
@@ -129,7 +130,11 @@ impl Drop for Scratch {
     }
 }
 
-/// A directory in the unified hierarchy, removed at the end with the parents that it had to make.
+/// Held by tests that make cgroups, so that each finds and leaves the parents as they were.
+static CGROUPS: Mutex<()> = Mutex::new(());
+
+/// A directory in the unified hierarchy, removed at the end with the parents that it had to make. To be made before
+/// the processes in it, so that it goes after them.
 struct Cgroup {
     path: PathBuf,
     made: Vec<PathBuf>,
@@ -161,7 +166,7 @@ impl Cgroup {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         for path in self.made.iter().rev() {
-            // A parent that another test has moved into meanwhile stays.
+            // A parent that others use meanwhile stays.
             let _removed = fs::remove_dir(path);
         }
     }
@@ -208,7 +213,7 @@ fn a_thread_is_asked_for_by_its_own_id_and_belongs_to_its_process() {
 #[test]
 fn the_unit_follows_the_caller_from_one_cgroup_to_another() {
     in_both_modes(|identifier| {
-        let mut subject = Subject::cat(Path::new("/bin/cat"));
+        let _alone = CGROUPS.lock();
         let name = format!("credfs-test-{}-{:?}", std::process::id(), identifier.mode()).to_lowercase();
         let one = Cgroup::new(&format!("system.slice/{name}-one.service"));
         let two = Cgroup::new(&format!("system.slice/{name}-two.service/inner"));
@@ -216,6 +221,7 @@ fn the_unit_follows_the_caller_from_one_cgroup_to_another() {
             "user.slice/user-1000.slice/user@1000.service/app.slice/{name}-one.service"
         ));
         let evil = Cgroup::new(&format!("{name}-evil/system.slice/{name}-one.service"));
+        let subject = Subject::cat(Path::new("/bin/cat"));
         let unit = || ask(identifier, subject.id()).unit().map(|unit| unit.map(str::to_owned));
         let mut witnesses = Vec::new();
         for (cgroup, expected) in [
@@ -235,17 +241,17 @@ fn the_unit_follows_the_caller_from_one_cgroup_to_another() {
         one.admit(subject.id());
         assert_eq!(unit(), Ok(Some(format!("{name}-one.service"))));
         assert_eq!(ask(identifier, subject.id()).witness(), witnesses[0]);
-        subject.end();
     });
 }
 
 #[test]
 fn a_move_between_the_id_and_the_path_ties_no_cgroup_to_a_foreign_path() {
     in_both_modes(|identifier| {
-        let mut subject = Subject::cat(Path::new("/bin/cat"));
+        let _alone = CGROUPS.lock();
         let name = format!("credfs-test-{}-{:?}-move", std::process::id(), identifier.mode()).to_lowercase();
         let one = Cgroup::new(&format!("system.slice/{name}-one.service"));
         let two = Cgroup::new(&format!("system.slice/{name}-two.service"));
+        let subject = Subject::cat(Path::new("/bin/cat"));
         one.admit(subject.id());
         let caller = ask(identifier, subject.id());
         two.admit(subject.id());
@@ -255,7 +261,6 @@ fn a_move_between_the_id_and_the_path_ties_no_cgroup_to_a_foreign_path() {
             let unit = ask(identifier, subject.id()).describe().unit.unwrap();
             assert!(unit.ends_with(end), "{unit} where {end} is");
         }
-        subject.end();
     });
 }
 
