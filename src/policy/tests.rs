@@ -102,7 +102,7 @@ fn the_named_service_reads_its_fields_and_others_see_what_everyone_may_list() {
     assert_eq!(read(&policy, &orders("orders.service"), "prod/orders/db", "hostname"), Err(denied));
     let hidden = (DenialKind::Hidden, Reason::NoGrant);
     assert_eq!(
-        read(&policy, &orders("orders-worker@.service.evil.service"), "prod/orders/x", "password"),
+        read(&policy, &orders("orders-worker@7.service.evil.scope"), "prod/orders/x", "password"),
         Err(hidden)
     );
     assert_eq!(read(&policy, &orders("orders.service"), "prod/orders", "password"), Err(hidden));
@@ -424,7 +424,7 @@ fn an_explanation_names_the_rule_or_what_kept_each_from_holding() {
     assert_eq!((allowed.decision, allowed.identity.as_deref()), ("allow", Some("orders")));
     assert_eq!(allowed.rule.as_deref(), Some("policy.toml:9 (grant 1)"));
     let hidden = policy.explain(&orders("nginx.service"), &request, UnixTime::default());
-    assert_eq!((hidden.decision, hidden.rule), ("hidden", None));
+    assert_eq!((hidden.decision, &hidden.rule), ("hidden", &None));
     assert!(hidden.considered[0].verdict.contains("unit is orders.service"), "{hidden:#?}");
     assert_eq!(hidden.readers[0].who, "uid is 1000, and unit is orders.service or orders-worker@*.service");
 }
