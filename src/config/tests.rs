@@ -147,7 +147,7 @@ struct Place(PathBuf);
 impl Place {
     fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("credfs-owner-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&path);
+        let _removed = fs::remove_dir_all(&path);
         fs::create_dir_all(path.join("d")).unwrap();
         fs::write(
             path.join("credfs.toml"),
@@ -188,7 +188,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        let _removed = fs::remove_dir_all(&self.0);
     }
 }
 

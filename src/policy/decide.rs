@@ -323,7 +323,7 @@ impl<'a> Sought<'a> {
 }
 
 fn to_everyone(grant: &Grant) -> bool {
-    grant.to.iter().any(|identity| *identity == EVERYONE_NUMBER as usize)
+    grant.to.contains(&(EVERYONE_NUMBER as usize))
 }
 
 const fn deny(kind: DenialKind, reason: Reason) -> Decision {

@@ -97,13 +97,11 @@ impl Pattern {
                 back = Some((at, names.clone()));
                 continue;
             }
-            let before = names.clone();
             match (names.next(), self.elements.get(at)) {
                 (None, None) => return true,
                 (Some(name), Some(element)) if element.admits(name) => at += 1,
                 (None, Some(_)) => return false,
                 _ => {
-                    drop(before);
                     let Some((place, rest)) = &mut back else { return false };
                     if rest.next().is_none() {
                         return false;

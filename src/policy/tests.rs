@@ -278,7 +278,7 @@ fn only_facts_that_a_rule_could_need_are_read() {
             inner: Assumed { uid, gid: 1, unit: unit.map(str::to_owned), ..Assumed::default() },
             ..Counting::default()
         };
-        let _ = read(&policy, &facts, path, "f");
+        let _answer = read(&policy, &facts, path, "f");
         let mut asked = facts.asked.into_inner();
         asked.sort_unstable();
         asked.dedup();
@@ -329,7 +329,7 @@ fn each_kind_of_mistake_is_a_fault_at_its_line() {
         (identity("session = [\"x\"]"), 2, "any"),
         (identity("uid = [-1]"), 2, "out of range"),
         (identity("uid = [4294967295]"), 2, "out of range"),
-        (identity("uid = [\"root\"]"), 2, "not a list of integers"),
+        (identity("uid = [\"root\"]"), 2, "though it is a list of integers"),
         (identity("usr = [\"root\"]"), 2, "did you mean \"user\"?"),
         (identity("uid = [1, 1]"), 2, "twice"),
         ("[identities.everyone]\nuid = [1]\n".into(), 1, "built in"),
