@@ -116,6 +116,10 @@ impl Pattern {
     /// Whether some path below `directory` (`""`: the top) could be let through.
     #[must_use]
     pub fn possible_below(&self, directory: &str) -> bool {
+        // As far as both go, the directory must be what every match begins with.
+        if directory.bytes().zip(self.literal.bytes()).any(|(one, other)| one != other) {
+            return false;
+        }
         // Every element admits some name, so a path exists as soon as one element is left over.
         let mut alive = vec![false; self.elements.len() + 1];
         if let Some(first) = alive.first_mut() {

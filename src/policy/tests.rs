@@ -123,10 +123,10 @@ fn the_named_service_reads_its_fields_and_others_see_what_everyone_may_list() {
 fn directories_are_possible_where_some_grant_could_show_something_below() {
     let policy = policy(ORDERS);
     for directory in ["", "prod", "prod/orders", "prod/orders/a/b"] {
-        assert!(policy.possible_below(directory), "{directory}");
+        assert!(policy.patterns_possible_below(directory), "{directory}");
     }
     for directory in ["dev", "prod/billing"] {
-        assert!(!policy.possible_below(directory), "{directory}");
+        assert!(!policy.patterns_possible_below(directory), "{directory}");
     }
     assert!(
         policy.everyone_may_list_below("prod/orders") && !policy.everyone_may_list_below("prod/orders/db")
