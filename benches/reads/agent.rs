@@ -63,8 +63,9 @@ pub(crate) fn serve() -> ExitCode {
 
 fn answer(mut stream: TcpStream) {
     let value = "x".repeat(VALUE_BYTES);
-    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length";
-    let answer = format!("{head}: {VALUE_BYTES}\r\n\r\n{value}");
+    // The headers that hyper sends of itself, which an agent built on it (AWS's) therefore sends.
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ndate: Mon, 01 Jan 2024 00:00:00 GMT\r\n";
+    let answer = format!("{head}content-length: {VALUE_BYTES}\r\n\r\n{value}");
     stream.set_nodelay(true).ok();
     let mut request = [0_u8; 1024];
     let mut filled = 0;

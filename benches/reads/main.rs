@@ -41,6 +41,7 @@ const VALUE_BYTES: usize = 64;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.first().map(String::as_str) {
+        Some("--serve-echo") => return targets::serve_echo(),
         Some("--serve-agent") => return agent::serve(),
         Some("--serve-bare-fuse") => return bare_fuse::serve(Path::new(&arguments[1])),
         _ => {}

@@ -3,9 +3,12 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
 
 use crate::VALUE_BYTES;
+use crate::agent::Server;
 
 /// One iteration.
 pub(crate) type Iteration = Box<dyn FnMut() + Send>;
@@ -43,26 +46,36 @@ pub(crate) fn file(name: &'static str, path: PathBuf, server: Option<u32>) -> Ta
     Target { name, server, path: Some(shown), client: Box::new(client) }
 }
 
-/// One byte to another thread and back: what two switches of context cost.
+/// One byte to another process and back: what two switches of context and of address space cost.
 pub(crate) fn ping_pong() -> Target {
     let client = || -> Iteration {
-        let (mut there, mut ping) = std::io::pipe().unwrap();
-        let (mut back, mut pong) = std::io::pipe().unwrap();
-        std::thread::spawn(move || {
-            let mut byte = [0];
-            while there.read(&mut byte).unwrap() == 1 {
-                if pong.write_all(&byte).is_err() {
-                    break;
-                }
-            }
-        });
+        let program = std::env::current_exe().unwrap();
+        let mut command = Command::new(program);
+        let mut echo =
+            command.arg("--serve-echo").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (mut ping, mut pong) = (echo.stdin.take().unwrap(), echo.stdout.take().unwrap());
+        let echo = Server(echo);
         Box::new(move || {
+            let _lives_as_long = &echo;
             let mut byte = [0];
             ping.write_all(&byte).unwrap();
-            back.read_exact(&mut byte).unwrap();
+            pong.read_exact(&mut byte).unwrap();
         })
     };
     Target { name: "pipe ping-pong", server: None, path: None, client: Box::new(client) }
+}
+
+/// Is the other end, until its standard input is closed.
+pub(crate) fn serve_echo() -> ExitCode {
+    let own = |descriptor: BorrowedFd<'_>| File::from(descriptor.try_clone_to_owned().unwrap());
+    let (mut input, mut output) = (own(std::io::stdin().as_fd()), own(std::io::stdout().as_fd()));
+    let mut byte = [0];
+    while let Ok(1) = input.read(&mut byte) {
+        if output.write_all(&byte).is_err() {
+            break;
+        }
+    }
+    ExitCode::SUCCESS
 }
 
 /// GET of one value from the loopback agent.
