@@ -1,5 +1,6 @@
 //! The floor for any FUSE daemon of this shape: fuser, direct I/O, three round trips for `dir/value`, no policy, no
-//! audit, one constant value.
+//! audit, one constant value. With one loop and with two: the RELEASE that nobody waits for wakes the second loop, which
+//! costs a single reader a switch, and is the price of not being held up by one slow request.
 
 use std::ffi::OsStr;
 use std::io::{Read, Write};
@@ -28,21 +29,21 @@ pub(crate) struct Bare {
 }
 
 /// Starts this program again as the daemon and waits until it serves.
-pub(crate) fn start(mount_point: &Path) -> Bare {
+pub(crate) fn start(mount_point: &Path, loops: usize) -> Bare {
     let program = std::env::current_exe().unwrap();
     let mut command = Command::new(program);
-    command.arg("--serve-bare-fuse").arg(mount_point);
+    command.arg("--serve-bare-fuse").arg(mount_point).arg(loops.to_string());
     let mut child = command.stdout(Stdio::piped()).stdin(Stdio::piped()).spawn().unwrap();
     child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
     Bare { mount_point: mount_point.to_owned(), server: Server(child) }
 }
 
 /// Is the daemon, until its standard input is closed.
-pub(crate) fn serve(mount_point: &Path) -> ExitCode {
+pub(crate) fn serve(mount_point: &Path, loops: usize) -> ExitCode {
     let Mounted { device, tree, handle } = mount::mount(mount_point, &MountOptions::default()).unwrap();
     drop(tree);
     let mut config = fuser::Config::default();
-    config.n_threads = Some(2);
+    config.n_threads = Some(loops);
     let session = fuser::Session::from_fd(Floor, device, fuser::SessionACL::All, config).unwrap();
     let session = session.spawn().unwrap();
     std::io::stdout().write_all(b"!").unwrap();

@@ -43,7 +43,9 @@ fn main() -> ExitCode {
     match arguments.first().map(String::as_str) {
         Some("--serve-echo") => return targets::serve_echo(),
         Some("--serve-agent") => return agent::serve(),
-        Some("--serve-bare-fuse") => return bare_fuse::serve(Path::new(&arguments[1])),
+        Some("--serve-bare-fuse") => {
+            return bare_fuse::serve(Path::new(&arguments[1]), arguments[2].parse().unwrap());
+        }
         _ => {}
     }
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
@@ -112,13 +114,15 @@ fn run(plan: &Plan) -> ExitCode {
     assert!(Command::new("mount").args(["-t", "tmpfs", "none"]).arg(&tmpfs).status().unwrap().success());
     std::fs::write(tmpfs.join("value"), [b'x'; VALUE_BYTES]).unwrap();
     let agent = agent::start();
-    let bare = bare_fuse::start(&workplace.directory("bare"));
+    let bare = bare_fuse::start(&workplace.directory("bare"), 1);
+    let two = bare_fuse::start(&workplace.directory("two"), 2);
     let mut targets = vec![
         targets::file("tmpfs", tmpfs.join("value"), None),
         targets::ping_pong(),
         targets::http("HTTP agent, keep-alive", agent.port, true, agent.server.pid()),
         targets::http("HTTP agent, fresh connection", agent.port, false, agent.server.pid()),
-        targets::file("bare FUSE, direct I/O", bare.mount_point.join("dir/value"), Some(bare.server.pid())),
+        targets::file("bare FUSE, one loop", bare.mount_point.join("dir/value"), Some(bare.server.pid())),
+        targets::file("bare FUSE, two loops", two.mount_point.join("dir/value"), Some(two.server.pid())),
     ];
     let instance = if plan.only_baselines { None } else { Some(instance::start(&workplace)) };
     match &instance {
