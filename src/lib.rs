@@ -7,3 +7,5 @@
 pub mod sys;
 
 pub mod model;
+
+pub mod audit;
