@@ -25,3 +25,4 @@ pub mod tree;
 pub mod config;
 
 pub mod fuse;
+pub mod audit;
