@@ -29,3 +29,4 @@ pub mod fuse;
 pub mod control;
 
 pub mod daemon;
+pub mod audit;

@@ -129,17 +129,63 @@ fn a_mount_that_does_not_answer_is_neither_replaced_nor_waited_for() {
 }
 
 struct Empty;
-impl fuser::Filesystem for Empty {}
+
+impl fuser::Filesystem for Empty {
+    fn getattr(
+        &self,
+        _: &fuser::Request,
+        ino: fuser::INodeNo,
+        _: Option<fuser::FileHandle>,
+        reply: fuser::ReplyAttr,
+    ) {
+        let time = std::time::UNIX_EPOCH;
+        let attributes = fuser::FileAttr {
+            ino,
+            size: 0,
+            blocks: 0,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            crtime: time,
+            kind: fuser::FileType::Directory,
+            perm: 0o555,
+            nlink: 2,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            blksize: 4096,
+            flags: 0,
+        };
+        reply.attr(&Duration::from_secs(3600), &attributes);
+    }
+}
+
+fn serve(mounted: &Mounted) -> fuser::BackgroundSession {
+    let device = mounted.device.try_clone().unwrap();
+    let session =
+        fuser::Session::from_fd(Empty, device, fuser::SessionACL::All, fuser::Config::default()).unwrap();
+    session.spawn().unwrap()
+}
+
+#[test]
+fn a_dead_daemon_is_recognised_also_while_the_kernel_remembers_what_it_said_of_its_root() {
+    let place = Place::new("remembered");
+    let mounted = mounted(&place);
+    let served = serve(&mounted);
+    std::fs::metadata(place.mount_point()).unwrap();
+    assert_eq!(mount::standing(&place.mount_point(), PROBE_MAX).unwrap(), Standing::Served);
+    mount::abort(mounted.handle.minor).unwrap();
+    served.join().unwrap();
+    assert!(std::fs::metadata(place.mount_point()).is_ok(), "the kernel still answers a plain stat");
+    assert_eq!(mount::standing(&place.mount_point(), PROBE_MAX).unwrap(), Standing::Stale);
+}
 
 #[test]
 fn a_served_mount_and_a_foreign_one_are_left_alone() {
     let place = Place::new("others");
     let at = place.mount_point();
     let first = mounted(&place);
-    let device = first.device.try_clone().unwrap();
-    let session =
-        fuser::Session::from_fd(Empty, device, fuser::SessionACL::All, fuser::Config::default()).unwrap();
-    let served = session.spawn().unwrap();
+    let served = serve(&first);
     let second = mount::mount(&at, &MountOptions::default());
     assert!(matches!(second, Err(MountFault::AlreadyServed(_))), "{second:?}");
     assert_eq!(mount::clear_stale(&at, PROBE_MAX).unwrap(), 0);

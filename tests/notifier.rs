@@ -185,6 +185,10 @@ struct Stage {
 
 impl Stage {
     fn new(name: &str, target: Target) -> Self {
+        Self::with_program(name, target, Path::new(env!("CARGO_BIN_EXE_credfs")))
+    }
+
+    fn with_program(name: &str, target: Target, program: &Path) -> Self {
         let place = std::env::temp_dir().join(format!("credfs-notifier-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&place).unwrap();
         let Mounted { device, tree: writable, handle } =
@@ -200,8 +204,7 @@ impl Stage {
         let config = fuser::Config::default();
         let session = fuser::Session::from_fd(daemon, device, fuser::SessionACL::All, config).unwrap();
         let session = session.spawn().unwrap();
-        let options =
-            Options { program: env!("CARGO_BIN_EXE_credfs").into(), queue_max: 4, ..Options::default() };
+        let options = Options { program: program.into(), queue_max: 4, ..Options::default() };
         let notifier = Notifier::start(writable, options).unwrap();
         let stage = Self { tree, notifier: Some(notifier), handle, session: Some(session), place };
         until("the helper runs", || stage.notifier().helper_pid().is_some());
@@ -426,4 +429,33 @@ fn a_helper_that_dies_is_replaced_and_holds_nothing_but_its_socket_and_the_tree(
     stage.notifier().notify(Command::TouchDirectory { path: PathBuf::new() });
     until("another helper runs", || stage.notifier().helper_pid().is_some_and(|now| now != pid));
     assert_eq!(stage.order(Command::TouchDirectory { path: PathBuf::new() }).done, 1);
+}
+
+#[test]
+fn a_helper_of_a_plain_user_may_swap_in_a_directory_and_touch_a_file_of_others() {
+    let place = std::env::temp_dir().join(format!("credfs-notifier-{}-program", std::process::id()));
+    std::fs::create_dir_all(&place).unwrap();
+    let (program, wrapper) = (place.join("credfs"), place.join("as-nobody"));
+    std::fs::copy(env!("CARGO_BIN_EXE_credfs"), &program).unwrap();
+    let text = format!(
+        "#!/bin/sh\nexec /usr/bin/setpriv --reuid=65534 --regid=65534 --clear-groups '{}' \"$@\"\n",
+        program.display()
+    );
+    std::fs::write(&wrapper, text).unwrap();
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&wrapper, executable).unwrap();
+    {
+        let stage = Stage::with_program("nobody", Target::Absent, &wrapper);
+        let secret = stage.place.join("prod/db");
+        let file = Watch::on(&secret.join("password"), &[]);
+        let directory = Watch::on(&secret, &[]);
+        stage.tree.swapped.store(true, Ordering::Release);
+        stage.take_log();
+        assert_eq!(stage.order(swap()).failed, 0);
+        assert_eq!(directory.next(), "MOVED_TO current");
+        assert_eq!(stage.order(Command::Touch { inode: FILE_V1 }).failed, 0);
+        assert_eq!(file.next(), "ATTRIB ");
+        assert!(requests(&stage).iter().all(|line| line.starts_with("helper uid 65534: ")));
+    }
+    std::fs::remove_dir_all(&place).unwrap();
 }

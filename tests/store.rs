@@ -1,4 +1,5 @@
 //! The behaviour suite that every store must pass, and what is asked of the embedded one beyond it.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by a panic")]
 
 #[path = "store/bench.rs"]
 mod bench;

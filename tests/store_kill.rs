@@ -1,4 +1,5 @@
 //! kill -9 at random points of `put`: what was acknowledged is there, whole, and the store opens.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by a panic")]
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;

@@ -1,9 +1,11 @@
 //! From a request's header to a [`Caller`], and what may be remembered between requests.
 
+use std::ffi::OsStr;
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::BorrowedFd;
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lru::LruCache;
@@ -70,6 +72,8 @@ pub(super) struct Thread {
 pub struct Identifier {
     mode: Mode,
     own_pid: u32,
+    /// Where the unified hierarchy is mounted, if it can be seen from here.
+    cgroup_root: Option<PathBuf>,
     threads: Mutex<LruCache<u32, Arc<Thread>>>,
     places: Mutex<LruCache<u64, Arc<Place>>>,
     pub(super) watched: Watched,
@@ -83,11 +87,11 @@ impl Identifier {
     /// When neither pidfds nor `/proc` can be read, or the forced mode is not there.
     pub fn new(options: Options, executables: Arc<dyn Executables>) -> io::Result<Self> {
         let mode = match options.mode {
-            Some(Mode::Pidfd) if !process::thread_info_is_supported() => {
+            Some(Mode::Pidfd) if process::own_thread_info().is_err() => {
                 return Err(io::Error::from(io::ErrorKind::Unsupported));
             }
             Some(mode) => mode,
-            None if process::thread_info_is_supported() => Mode::Pidfd,
+            None if process::own_thread_info().is_ok() => Mode::Pidfd,
             None => Mode::Proc,
         };
         ProcDirectory::open(process::own_pid())?.read(c"status", PROC_BYTES_MAX)?;
@@ -95,6 +99,7 @@ impl Identifier {
         Ok(Self {
             mode,
             own_pid: process::own_pid(),
+            cgroup_root: find_cgroup_root(),
             threads: Mutex::new(LruCache::new(bound(options.threads_max))),
             places: Mutex::new(LruCache::new(bound(options.cgroups_max))),
             watched: Watched::new(options.executables_max, options.executables_seen_max),
@@ -230,25 +235,30 @@ impl Identifier {
         }
     }
 
-    /// The place of a thread in the cgroup tree. With the path of an id remembered this reads nothing.
+    /// The place of a thread in the cgroup tree, remembered by the id of its cgroup.
     pub(super) fn place(&self, known: &Known, directory: &ProcDirectory) -> Result<Arc<Place>, Unknown> {
         let Known::Kept { thread, info, .. } = known else {
-            return read_place(directory).map(Arc::new);
+            return Ok(Arc::new(Place::of(&read_cgroup(directory)?)?));
         };
-        // Who may move a thread between two cgroups may do so within one unit only (or is root), so even a move
-        // there and back during this read cannot tie an id to a path of another unit.
         let mut id = info.cgroup_id;
         for _ in 0..MOVES_MAX {
-            let place = read_place(directory);
+            let path = read_cgroup(directory)?;
             let after = thread.pidfd.info().map_err(|_| Unknown)?.cgroup_id;
-            if after == id {
-                let place = Arc::new(place?);
+            if after == id && self.may_have_id(&path, id) {
+                let place = Arc::new(Place::of(&path)?);
                 self.places.lock().put(id, Arc::clone(&place));
                 return Ok(place);
             }
             id = after;
         }
         Err(Unknown)
+    }
+
+    /// Whether the cgroup at `path` has this id: an id is the directory's inode number. The same id before and after
+    /// the path was read leaves a move there and back, which would tie an id to a foreign path for good. Where the
+    /// hierarchy cannot be seen the answer is yes: who is not root can make such moves within one unit only.
+    fn may_have_id(&self, path: &[u8], id: u64) -> bool {
+        self.cgroup_root.as_deref().and_then(|root| cgroup_inode(root, path)).is_none_or(|inode| inode == id)
     }
 
     /// The remembered place of the cgroup the caller is in, if any.
@@ -258,7 +268,60 @@ impl Identifier {
     }
 }
 
-fn read_place(directory: &ProcDirectory) -> Result<Place, Unknown> {
+fn read_cgroup(directory: &ProcDirectory) -> Result<Vec<u8>, Unknown> {
     let text = directory.read(c"cgroup", PROC_BYTES_MAX).map_err(|_| Unknown)?;
-    Place::of(proc_text::unified_cgroup(&text).ok_or(Unknown)?)
+    proc_text::unified_cgroup(&text).map(<[u8]>::to_vec).ok_or(Unknown)
+}
+
+fn cgroup_inode(root: &Path, path: &[u8]) -> Option<u64> {
+    let inner = OsStr::from_bytes(path.strip_prefix(b"/")?);
+    process::file_status(&root.join(inner)).ok().map(|status| status.inode)
+}
+
+/// Where the unified hierarchy is: of the two usual places (`file-hierarchy(7)`), the one at which this process's
+/// own cgroup has the id that the kernel says.
+fn find_cgroup_root() -> Option<PathBuf> {
+    let id = process::own_thread_info().ok()?.cgroup_id;
+    let path = read_cgroup(&ProcDirectory::open(process::own_tid()).ok()?).ok()?;
+    let mut roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].into_iter().map(PathBuf::from);
+    roots.find(|root| cgroup_inode(root, &path) == Some(id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::caller::ProcExecutables;
+
+    #[test]
+    fn a_path_of_another_cgroup_is_not_taken_for_this_ids() {
+        let identifier = Identifier::new(Options::default(), Arc::new(ProcExecutables::default())).unwrap();
+        let root = identifier.cgroup_root.clone().expect("this test needs the unified cgroup hierarchy");
+        let name = format!("credfs-test-{}-identifier", process::own_pid());
+        std::fs::create_dir(root.join(&name)).expect("this test needs root");
+        let path = format!("/{name}").into_bytes();
+        let id = process::file_status(&root.join(&name)).unwrap().inode;
+        let own = process::own_thread_info().unwrap().cgroup_id;
+        let (own_is_refused, its_own_is_taken) =
+            (!identifier.may_have_id(&path, own), identifier.may_have_id(&path, id));
+        std::fs::remove_dir(root.join(&name)).unwrap();
+        assert!(own_is_refused && its_own_is_taken);
+    }
+
+    #[test]
+    fn kept_threads_stay_within_their_bound() {
+        let options = Options { threads_max: 2, ..Options::default() };
+        let identifier = Identifier::new(options, Arc::new(ProcExecutables::default())).unwrap();
+        let mut children: Vec<_> =
+            (0..4).map(|_| std::process::Command::new("sleep").arg("60").spawn().unwrap()).collect();
+        for child in &children {
+            assert!(identifier.know(child.id()).is_some());
+        }
+        assert_eq!(identifier.threads.lock().len(), 2);
+        for child in &mut children {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert!(identifier.know(children[3].id()).is_none());
+        assert_eq!(identifier.threads.lock().len(), 1, "a dead thread's descriptor is given back");
+    }
 }

@@ -160,6 +160,27 @@ mod tests {
     }
 
     #[test]
+    fn a_file_seen_without_birth_time_or_on_another_device_counts_only_while_it_is_there() {
+        let directory = directory("device");
+        let path = directory.join("program");
+        replace(&path, "one");
+        let facts = facts_of(&path);
+        let watched = Watched::new(8, 8);
+        watched.watch(std::slice::from_ref(&path));
+        let unborn = ExecutableFacts { inode: facts.inode + 1, born: None, ..facts.clone() };
+        let foreign = ExecutableFacts { device: facts.device + 1, ..facts.clone() };
+        let known = ExecutableFacts { inode: facts.inode + 2, ..facts };
+        for earlier in [&unborn, &foreign, &known] {
+            let identity = Identity { device: earlier.device, inode: earlier.inode, born: earlier.born };
+            watched.seen.lock().get_mut(&path).unwrap().push_front(identity);
+        }
+        assert!(!watched.allows(&path, &unborn), "its inode number may be a later file's");
+        assert!(!watched.allows(&path, &foreign), "its device number may be a later file system's");
+        assert!(watched.allows(&path, &known));
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
     fn paths_and_files_remembered_are_bounded_and_the_file_there_now_always_counts() {
         let directory = directory("bound");
         let watched = Watched::new(1, 2);

@@ -71,7 +71,9 @@ impl Faults {
 
     /// Notes one more.
     pub fn add(&self, line: usize, message: impl Into<String>, remedy: impl Into<String>) {
-        let fault = Fault { file: self.file.clone(), line, message: message.into(), remedy: remedy.into() };
+        // What a file says comes back in messages, which go to terminals and logs.
+        let (message, remedy) = (printable(message.into()), printable(remedy.into()));
+        let fault = Fault { file: self.file.clone(), line, message, remedy };
         self.found.borrow_mut().push(fault);
     }
 
@@ -114,6 +116,18 @@ impl Document {
     pub fn root<'a>(&'a self, faults: &'a Faults) -> Section<'a> {
         Section::new("", &self.root, faults)
     }
+}
+
+/// The text with every control character escaped.
+fn printable(text: String) -> String {
+    if !text.contains(char::is_control) {
+        return text;
+    }
+    let mut out = String::with_capacity(text.len() + 8);
+    for character in text.chars() {
+        if character.is_control() { out.extend(character.escape_default()) } else { out.push(character) }
+    }
+    out
 }
 
 /// Writes `text` as a TOML basic string, quotes included.

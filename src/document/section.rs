@@ -88,6 +88,14 @@ impl<'a> Section<'a> {
         );
     }
 
+    fn wrong_element(&self, key: &str, item: &Item, wanted: &str, example: &str) {
+        self.fault(
+            item.line,
+            format!("{}holds {}, though it is {wanted}", self.label(key), item.value.kind()),
+            format!("write {key} = {example}"),
+        );
+    }
+
     fn label(&self, key: &str) -> String {
         if self.name.is_empty() { format!("\"{key}\" ") } else { format!("\"{key}\" in [{}] ", self.name) }
     }
@@ -170,7 +178,7 @@ impl<'a> Section<'a> {
         let texts = self.items(key, &entry.item).into_iter().filter_map(|item| match &item.value {
             Value::Text(text) => Some(Placed { value: text.as_str(), line: item.line }),
             _ => {
-                self.wrong_type(key, item, "a list of strings", "[\"…\"]");
+                self.wrong_element(key, item, "a list of strings", "[\"…\"]");
                 None
             }
         });
@@ -182,7 +190,7 @@ impl<'a> Section<'a> {
         let entry = self.entry(key)?;
         let ids = self.items(key, &entry.item).into_iter().filter_map(|item| {
             let Value::Integer(integer) = item.value else {
-                self.wrong_type(key, item, "a list of integers", "[1000]");
+                self.wrong_element(key, item, "a list of integers", "[1000]");
                 return None;
             };
             // u32::MAX is (uid_t)-1, "no one" (setresuid(2)).
@@ -383,15 +391,18 @@ impl<'a> Section<'a> {
             };
             self.fault(
                 entry.line,
-                format!("{}is not a known key", self.label(&printable(&entry.key))),
+                format!("{}is not a known key", self.label(&shortened(&entry.key))),
                 remedy,
             );
         }
     }
 }
 
-/// A name from a file as it may stand in a message.
-fn printable(name: &str) -> String {
-    let escaped: String = name.chars().take(80).flat_map(char::escape_debug).collect();
-    if name.chars().nth(80).is_some() { format!("{escaped}…") } else { escaped }
+/// A name from a file, cut where it is no name any more.
+fn shortened(name: &str) -> String {
+    if name.chars().nth(80).is_none() {
+        name.to_owned()
+    } else {
+        format!("{}…", name.chars().take(80).collect::<String>())
+    }
 }

@@ -8,20 +8,20 @@ fn read(text: &str) -> Vec<Fault> {
     let faults = Faults::of(Path::new("/etc/credfs/x.toml"));
     let document = Document::parse(text, &faults);
     let root = document.root(&faults);
-    let _ = root.required_text("mount_point", "/run/credfs");
+    let _read = root.required_text("mount_point", "/run/credfs");
     if let Some(limits) = root.section("limits") {
-        let _ = limits.span("request_deadline", Duration::from_millis(1)..=Duration::from_secs(60));
-        let _ = limits.integer("handles_max", 1..=100);
-        let _ = limits.word("mood", &[("good", 1), ("bad", 2)]);
+        let _read = limits.span("request_deadline", Duration::from_millis(1)..=Duration::from_secs(60));
+        let _read = limits.integer("handles_max", 1..=100);
+        let _read = limits.word("mood", &[("good", 1), ("bad", 2)]);
         limits.finish();
     }
     for (_, store) in root.named_sections("stores") {
-        let _ = store.path("path");
+        let _read = store.path("path");
         store.finish();
     }
     for grant in root.sections("grants") {
-        let _ = grant.texts("to");
-        let _ = grant.ids("uid");
+        let _read = grant.texts("to");
+        let _read = grant.ids("uid");
         grant.finish();
     }
     root.finish();

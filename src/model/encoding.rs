@@ -53,8 +53,8 @@ fn encode(name: &str, first_too: bool) -> String {
         if needs_encoding(character) || (first_too && at == 0) {
             let mut buffer = [0; 4];
             for byte in character.encode_utf8(&mut buffer).bytes() {
-                // Writing to a String cannot fail.
-                let _ = write!(out, "%{byte:02X}");
+                write!(out, "%{byte:02X}")
+                    .unwrap_or_else(|_| unreachable!("writing to a String cannot fail"));
             }
         } else {
             out.push(character);

@@ -60,8 +60,8 @@ impl UnixTime {
         let month = if month_shifted < 10 { month_shifted + 3 } else { month_shifted - 9 };
         let year = year_of_era + era * 400 + i64::from(month <= 2);
         let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-        // Writing to a String cannot fail.
-        let _ = write!(out, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z");
+        write!(out, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
+            .unwrap_or_else(|_| unreachable!("writing to a String cannot fail"));
     }
 
     /// Reads an RFC 3339 time (any offset).

@@ -84,7 +84,7 @@ impl Policy {
     /// Whether any grant could show anyone something below `directory` (`""`: the top). `false` answers "hidden"
     /// for everyone, before anything is read.
     #[must_use]
-    pub fn possible_below(&self, directory: &str) -> bool {
+    pub fn patterns_possible_below(&self, directory: &str) -> bool {
         self.grants.iter().any(|grant| grant.shows_below(directory))
     }
 
@@ -323,7 +323,7 @@ impl<'a> Sought<'a> {
 }
 
 fn to_everyone(grant: &Grant) -> bool {
-    grant.to.iter().any(|identity| *identity == EVERYONE_NUMBER as usize)
+    grant.to.contains(&(EVERYONE_NUMBER as usize))
 }
 
 const fn deny(kind: DenialKind, reason: Reason) -> Decision {

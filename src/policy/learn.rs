@@ -1,7 +1,6 @@
 //! Proposing grants from what was refused: exactly what was asked for and no more, as text to be read by a person.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 
 use crate::document::quoted;
 use crate::model::{FieldName, SecretPath, StageSet};
@@ -68,10 +67,9 @@ pub fn propose(refused: impl IntoIterator<Item = Refused>) -> String {
          # meant, and put it into a policy file.\n",
     );
     if starred > 0 {
-        let _ = writeln!(
-            text,
-            "# {starred} refusals of names that hold a * are left out: as patterns they would grant more."
-        );
+        text.push_str(&format!(
+            "# {starred} refusals of names that hold a * are left out: as patterns they would grant more.\n"
+        ));
     }
     let mut names = BTreeSet::new();
     for ((uid, unit), wishes) in askers {
@@ -81,16 +79,16 @@ pub fn propose(refused: impl IntoIterator<Item = Refused>) -> String {
     text
 }
 
-/// Writing to a String cannot fail, which is why results are let go here.
+/// Writes one asker's identity and grants.
 fn write_asker(text: &mut String, name: &str, uid: u32, unit: Option<&str>, wishes: &Wishes) {
-    let _ = writeln!(text, "\n# {} refusals", wishes.count);
+    text.push_str(&format!("\n# {} refusals\n", wishes.count));
     for executable in wishes.executables.iter().take(5) {
         let shown: String = executable.chars().flat_map(char::escape_debug).take(200).collect();
-        let _ = writeln!(text, "# seen running (unproven): {shown}");
+        text.push_str(&format!("# seen running (unproven): {shown}\n"));
     }
-    let _ = writeln!(text, "[identities.{}]\nuid = [{uid}]", quoted(name));
+    text.push_str(&format!("[identities.{}]\nuid = [{uid}]\n", quoted(name)));
     if let Some(unit) = unit {
-        let _ = writeln!(text, "unit = [{}]", quoted(unit));
+        text.push_str(&format!("unit = [{}]\n", quoted(unit)));
     }
     // Secrets of which the same was asked share a grant.
     let mut groups: BTreeMap<&Wish, Vec<&SecretPath>> = BTreeMap::new();
@@ -100,15 +98,15 @@ fn write_asker(text: &mut String, name: &str, uid: u32, unit: Option<&str>, wish
     for (wish, secrets) in groups {
         let secrets: Vec<String> = secrets.into_iter().map(|secret| quoted(secret.as_str())).collect();
         let verb = if wish.fields.is_empty() { "list" } else { "read" };
-        let _ = writeln!(text, "\n[[grants]]\nto = [{}]\n{verb} = [{}]", quoted(name), secrets.join(", "));
+        text.push_str(&format!("\n[[grants]]\nto = [{}]\n{verb} = [{}]\n", quoted(name), secrets.join(", ")));
         if !wish.fields.is_empty() {
             let fields: Vec<String> = wish.fields.iter().map(|field| quoted(field.as_str())).collect();
-            let _ = writeln!(text, "fields = [{}]", fields.join(", "));
+            text.push_str(&format!("fields = [{}]\n", fields.join(", ")));
         }
         if wish.next || wish.all {
             let next = if wish.next { ", \"next\"" } else { "" };
             let all = if wish.all { ", \"all\"" } else { "" };
-            let _ = writeln!(text, "stages = [\"current\", \"previous\"{next}{all}]");
+            text.push_str(&format!("stages = [\"current\", \"previous\"{next}{all}]\n"));
         }
     }
 }

@@ -173,11 +173,11 @@ impl<'n> Reading<'n> {
                 return;
             }
             // Faulty grants look alike for what they lack; only whole ones are compared.
-            if faults.count() == 0 && self.grants.len() < 1000 {
-                if let Some(earlier) = self.grants.iter().find(|earlier| earlier.says_the_same(&grant)) {
-                    let message = format!("the grant says the same as {}", earlier.rule);
-                    faults.add(line, message, "remove one of the two");
-                }
+            let comparable = faults.count() == 0 && self.grants.len() < 1000;
+            let same = self.grants.iter().find(|earlier| comparable && earlier.says_the_same(&grant));
+            if let Some(earlier) = same {
+                let message = format!("the grant says the same as {}", earlier.rule);
+                faults.add(line, message, "remove one of the two");
             }
             self.grants.push(grant);
         }

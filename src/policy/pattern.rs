@@ -106,13 +106,11 @@ impl Pattern {
                 back = Some((at, names.clone()));
                 continue;
             }
-            let before = names.clone();
             match (names.next(), self.elements.get(at)) {
                 (None, None) => return true,
                 (Some(name), Some(element)) if element.admits(name) => at += 1,
                 (None, Some(_)) => return false,
                 _ => {
-                    drop(before);
                     let Some((place, rest)) = &mut back else { return false };
                     if rest.next().is_none() {
                         return false;
@@ -127,6 +125,10 @@ impl Pattern {
     /// Whether some path below `directory` (`""`: the top) could be let through.
     #[must_use]
     pub fn possible_below(&self, directory: &str) -> bool {
+        // As far as both go, the directory must be what every match begins with.
+        if directory.bytes().zip(self.literal.bytes()).any(|(one, other)| one != other) {
+            return false;
+        }
         // Every element admits some name, so a path exists as soon as one element is left over.
         let mut alive = vec![false; self.elements.len() + 1];
         if let Some(first) = alive.first_mut() {

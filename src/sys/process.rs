@@ -4,7 +4,7 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::time::Duration;
@@ -127,6 +127,12 @@ impl PidFd {
     }
 }
 
+impl AsFd for PidFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 /// Whether a call failed because this process or the machine has no file descriptor left.
 #[must_use]
 pub fn is_out_of_descriptors(error: &io::Error) -> bool {
@@ -155,10 +161,12 @@ pub fn pidfd_is_alive(pidfd: BorrowedFd<'_>) -> io::Result<bool> {
     }
 }
 
-/// Whether this kernel answers [`PidFd::info`] for single threads. Asks it about the calling thread.
-#[must_use]
-pub fn thread_info_is_supported() -> bool {
-    PidFd::open(own_tid(), Scope::Thread).and_then(|own| own.info()).is_ok()
+/// What the kernel says of the calling thread; fails where it does not answer [`PidFd::info`] for single threads.
+///
+/// # Errors
+/// As [`PidFd::open`] and [`PidFd::info`] give them.
+pub fn own_thread_info() -> io::Result<ThreadInfo> {
+    PidFd::open(own_tid(), Scope::Thread)?.info()
 }
 
 /// The id of this process.

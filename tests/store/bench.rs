@@ -9,17 +9,17 @@ use credfs::store::{Change, Changed, KeySource, Local, LocalOptions, Login, Stor
 
 static MADE: AtomicU64 = AtomicU64::new(0);
 
-pub struct Directory(pub PathBuf);
+pub(crate) struct Directory(pub(crate) PathBuf);
 
 impl Directory {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let number = MADE.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("credfs-store-{}-{number}", std::process::id()));
         std::fs::create_dir(&path).unwrap();
         Self(path)
     }
 
-    pub fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 }
@@ -31,25 +31,25 @@ impl Drop for Directory {
 }
 
 #[derive(Clone)]
-pub struct Hand(Arc<AtomicI64>);
+pub(crate) struct Hand(Arc<AtomicI64>);
 
 impl Hand {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Arc::new(AtomicI64::new(1_000_000)))
     }
 
-    pub fn turn(&self, micros: i64) {
+    pub(crate) fn turn(&self, micros: i64) {
         self.0.fetch_add(micros, Ordering::SeqCst);
     }
 
-    pub fn now(&self) -> UnixTime {
+    pub(crate) fn now(&self) -> UnixTime {
         UnixTime::from_micros(self.0.load(Ordering::SeqCst))
     }
 }
 
-pub const KEY: [u8; 32] = [7; 32];
+pub(crate) const KEY: [u8; 32] = [7; 32];
 
-pub fn options(path: &Path, hand: &Hand) -> LocalOptions {
+pub(crate) fn options(path: &Path, hand: &Hand) -> LocalOptions {
     let hand = hand.clone();
     LocalOptions {
         clock: Arc::new(move || hand.now()),
@@ -57,47 +57,47 @@ pub fn options(path: &Path, hand: &Hand) -> LocalOptions {
     }
 }
 
-pub fn fresh(directory: &Directory, hand: &Hand) -> Local {
+pub(crate) fn fresh(directory: &Directory, hand: &Hand) -> Local {
     let path = directory.file("store.db");
     Local::create(&path, &KeySource::Raw(KEY)).unwrap();
     Local::open(options(&path, hand)).unwrap()
 }
 
-pub fn path(text: &str) -> SecretPath {
+pub(crate) fn path(text: &str) -> SecretPath {
     SecretPath::parse(text).unwrap()
 }
 
-pub fn field(text: &str) -> FieldName {
+pub(crate) fn field(text: &str) -> FieldName {
     FieldName::parse(text).unwrap()
 }
 
-pub fn version(number: u32) -> Version {
+pub(crate) fn version(number: u32) -> Version {
     Version::new(number).unwrap()
 }
 
-pub fn value(bytes: &[u8]) -> SecretBytes {
+pub(crate) fn value(bytes: &[u8]) -> SecretBytes {
     SecretBytes::taken_from(&mut bytes.to_vec())
 }
 
-pub fn put_change(at: &str, fields: &[(&str, &[u8])], only: bool, stage: Stage) -> Change {
+pub(crate) fn put_change(at: &str, fields: &[(&str, &[u8])], only: bool, stage: Stage) -> Change {
     let fields = fields.iter().map(|(name, bytes)| (field(name), value(bytes))).collect();
     Change::Put { secret: path(at), fields, only, stage, ownership: Ownership::default() }
 }
 
 /// Runs a future to its end where a runtime is, as the daemon does.
-pub fn run<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn run<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
-pub fn change(store: &dyn Store, change: Change) -> Result<Changed, StoreFault> {
+pub(crate) fn change(store: &dyn Store, change: Change) -> Result<Changed, StoreFault> {
     run(store.change(&Login::machine(), change))
 }
 
-pub fn put(store: &dyn Store, at: &str, fields: &[(&str, &[u8])]) -> Changed {
+pub(crate) fn put(store: &dyn Store, at: &str, fields: &[(&str, &[u8])]) -> Changed {
     change(store, put_change(at, fields, false, Stage::Current)).unwrap()
 }
 
-pub fn get(store: &dyn Store, at: &str, number: u32, name: &str) -> Result<Vec<u8>, StoreFault> {
+pub(crate) fn get(store: &dyn Store, at: &str, number: u32, name: &str) -> Result<Vec<u8>, StoreFault> {
     let wanted = Wanted { secret: path(at), version: version(number), field: field(name) };
     run(store.fetch(&Login::machine(), &wanted)).map(|fetched| fetched.value.expose().to_vec())
 }

@@ -1,6 +1,5 @@
 //! The embedded store: files, keys, limits of use, upkeep, speed of opening.
 
-use std::future::Future as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
@@ -180,7 +179,7 @@ fn old_versions_without_a_stage_are_destroyed_beyond_the_number_to_keep() {
 }
 
 #[test]
-fn nodes_mean_the_same_after_a_restart_and_run_out_with_a_fault() {
+fn nodes_mean_the_same_after_a_restart() {
     let (directory, hand) = (Directory::new(), Hand::new());
     let store = fresh(&directory, &hand);
     let node = put(&store, "s", &[("f", b"1"), ("g", b"2")]).after.unwrap().versions[0].fields[1].node;

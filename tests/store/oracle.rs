@@ -7,13 +7,16 @@ use credfs::store::{Change, Local, Login, Store};
 
 use super::bench::{Directory, Hand, change, fresh, get, options, path, put_change, version};
 
+/// Fields (none once destroyed), whether it is revoked, deleted, and was current once.
+type Line = (Option<BTreeMap<String, Vec<u8>>>, bool, bool, bool);
+
 #[derive(Default, Clone)]
 struct Model {
     next_number: u32,
     exists: bool,
     deleted: bool,
-    /// fields (none once destroyed), revoked, deleted, was current once
-    versions: BTreeMap<u32, (Option<BTreeMap<String, Vec<u8>>>, bool, bool, bool)>,
+
+    versions: BTreeMap<u32, Line>,
     current: Option<u32>,
     previous: Option<u32>,
     next: Option<u32>,

@@ -9,7 +9,7 @@ use crate::model::notice::{Alias, NOTICE_DIRECTORY};
 const PATH_BYTES_MAX: usize = 4096;
 
 /// One order.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Command {
     /// Makes the directory's watchers see that a link in it was replaced (MOVED_TO).
     Swap {

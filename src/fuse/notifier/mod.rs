@@ -7,7 +7,7 @@
 mod command;
 mod helper;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
@@ -64,6 +64,8 @@ pub struct Counts {
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Command>,
+    /// The same orders, to find one again at once.
+    known: HashSet<Command>,
     /// Our end of the living helper's socket, to wake the courier from a helper that hangs.
     socket: Option<UnixStream>,
     stopping: bool,
@@ -111,13 +113,14 @@ impl Notifier {
     /// Gives an order. One that waits already is not queued twice.
     pub fn notify(&self, command: Command) {
         let mut queue = self.shared.queue.lock();
-        if queue.stopping || queue.waiting.contains(&command) {
+        if queue.stopping || queue.known.contains(&command) {
             return;
         }
         if queue.waiting.len() >= self.options.queue_max {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
+        queue.known.insert(command.clone());
         queue.waiting.push_back(command);
         self.shared.changed.notify_all();
     }
@@ -242,6 +245,7 @@ impl Courier {
                 return None;
             }
             if let Some(command) = queue.waiting.pop_front() {
+                queue.known.remove(&command);
                 return Some(command);
             }
             self.shared.changed.wait(&mut queue);

@@ -85,7 +85,8 @@ pub(super) fn create(path: &Path, header: &Header, keys: &Keys) -> Result<(), St
     let mut connection = connect(path, Duration::from_secs(1))?;
     let make = |connection: &mut Connection| -> rusqlite::Result<()> {
         // Written without a log, so that the file is whole by itself; `open` turns the log on.
-        connection.execute_batch("PRAGMA journal_mode = DELETE;")?;
+        // Nor synced step by step: nobody knows the file before `Local::create` syncs it and gives it its name.
+        connection.execute_batch("PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF;")?;
         connection.pragma_update(None, "application_id", APPLICATION)?;
         connection.pragma_update(None, "user_version", FORMAT)?;
         let transaction = connection.transaction()?;

@@ -24,7 +24,7 @@ const PREFIX: &str = "credfs-key-1:";
 const LINE_BYTES: usize = PREFIX.len() + 44;
 
 /// Where the key-encryption key comes from.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub enum KeySource {
     /// A file of its own, readable by its owner alone.
     File(PathBuf),
@@ -33,6 +33,12 @@ pub enum KeySource {
     Credential(PathBuf),
     /// The key itself; for tests.
     Raw([u8; KEY_BYTES]),
+}
+
+impl std::fmt::Debug for KeySource {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(&self.describe())
+    }
 }
 
 /// A key in locked memory.

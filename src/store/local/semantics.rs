@@ -377,3 +377,29 @@ fn version_mut(secret: &mut Secret, number: Version) -> Result<&mut VersionInfo,
         Some(version) => Ok(version),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::SecretBytes;
+
+    #[test]
+    fn the_last_node_is_handed_out_and_then_putting_is_refused() {
+        let path = SecretPath::parse("s").unwrap();
+        let mut held = Held::unused(path.clone());
+        let mut next_node = FieldNode::MAX;
+        let put = Change::Put {
+            secret: path,
+            fields: vec![(FieldName::parse("f").unwrap(), SecretBytes::taken_from(&mut [1]))],
+            only: true,
+            stage: Stage::Current,
+            ownership: Ownership::default(),
+        };
+        let mut once = || {
+            let now = UnixTime::from_micros(1);
+            apply(&mut held, &put, &mut Around { now, next_node: &mut next_node, keep_versions: 0 })
+        };
+        assert!(once().is_ok());
+        assert!(matches!(once(), Err(StoreFault::TooLarge { .. })));
+    }
+}

@@ -65,8 +65,9 @@ impl Local {
         let _lock = Lock::take(path, Duration::ZERO)?;
         let made = files::beside(path, ".creating");
         files::remove_if_there(&made)?;
-        drop(files::create_new(&made)?);
+        let file = files::create_new(&made)?;
         database::create(&made, &header, &keys)?;
+        file.sync_all().map_err(|error| files::fault(&made, "cannot be synced", &error))?;
         files::publish(&made, path)
     }
 
