@@ -29,4 +29,3 @@ pub mod fuse;
 pub mod control;
 
 pub mod daemon;
-pub mod audit;

@@ -6,7 +6,6 @@ pub mod descriptor;
 pub mod file;
 pub mod harden;
 pub mod lock;
-pub mod file;
 pub mod memory;
 pub mod mount;
 pub mod mountinfo;
