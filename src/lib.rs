@@ -29,3 +29,5 @@ pub mod fuse;
 pub mod control;
 
 pub mod daemon;
+
+pub mod cli;

@@ -155,6 +155,11 @@ pub enum Answer {
         /// How many records it covers, from the first.
         records: u64,
     },
+    /// A new audit file is begun.
+    Rotated {
+        /// Where the one before is now.
+        file: PathBuf,
+    },
     /// A file comes beside the answer.
     File {
         /// Of which store.

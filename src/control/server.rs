@@ -81,8 +81,9 @@ impl Server {
         Ok(Self { shared, accepting: Some(accepting) })
     }
 
-    /// Stops accepting, waits a moment for commands under way and takes the socket away.
-    pub fn stop(mut self, within: Duration) {
+    /// Stops accepting, waits for commands under way until `within` is over or `hurry` is set, and takes the socket
+    /// away.
+    pub fn stop(mut self, within: Duration, hurry: &AtomicBool) {
         self.shared.ends.store(true, Ordering::SeqCst);
         // Wakes the accepting thread. Where this fails nobody accepts any more.
         drop(UnixStream::connect(&self.shared.options.socket));
@@ -95,7 +96,7 @@ impl Server {
             tracing::warn!(%error, "could not take the control socket away");
         }
         let until = Instant::now() + within;
-        while !self.shared.connected.lock().is_empty() && Instant::now() < until {
+        while !self.shared.connected.lock().is_empty() && Instant::now() < until && !hurry.load(Ordering::SeqCst) {
             std::thread::sleep(Duration::from_millis(5));
         }
     }

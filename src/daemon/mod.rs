@@ -4,12 +4,14 @@
 mod harden;
 mod init;
 mod reload;
+mod restore;
 mod rooms;
 mod sample;
 mod serve;
 
 pub use harden::harden;
 pub use init::{Laid, Layout};
+pub use restore::restore;
 pub use rooms::{OpenTrouble, Rooms, check, load_policy, local_options, open};
 pub use sample::Sandbox;
 pub use serve::{Serving, serve};

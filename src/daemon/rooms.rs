@@ -111,7 +111,6 @@ pub fn open(
             in_flight_per_uid_max: size(config.limits.in_flight_per_uid_max),
             request_deadline: config.limits.request_deadline,
         },
-        retire_after: config.policy.retire_after,
         clock: Box::new(|| UnixTime::from(std::time::SystemTime::now())),
     }));
     Ok(Rooms { gate, locals, opened })
@@ -122,7 +121,7 @@ pub(super) fn size(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
-fn log_options(config: &Config, wait: Duration) -> audit::Options {
+pub(super) fn log_options(config: &Config, wait: Duration) -> audit::Options {
     audit::Options {
         durability: match config.audit.durability {
             Durability::ProcessSafe => audit::Durability::ProcessSafe,
@@ -173,7 +172,7 @@ fn credential(name: &str, surroundings: &Surroundings) -> Result<PathBuf, OpenTr
     Ok(directory.join(name))
 }
 
-fn log_trouble(fault: OpenFault) -> OpenTrouble {
+pub(super) fn log_trouble(fault: OpenFault) -> OpenTrouble {
     let message = fault.to_string();
     match fault {
         OpenFault::Held { .. } => OpenTrouble::Busy(CommandFault::new(Kind::Audit, message)),

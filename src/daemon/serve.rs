@@ -72,13 +72,13 @@ impl Running for Live {
             .into_iter()
             .map(|store| StoreStatus { name: store.name().to_owned(), state: store.state() })
             .collect();
-        let is_recording = self.gate.log().is_writable();
+        let recording = self.gate.log().check();
         let is_mounted = served.as_ref().is_some_and(|(session, _)| session.is_serving());
         let (state, why) = if self.is_stopping.load(Ordering::Relaxed) {
             ("stopping", Some("it is being stopped"))
         } else if !is_mounted {
             ("stopped", Some("it is not mounted"))
-        } else if !is_recording {
+        } else if recording.is_err() {
             ("degraded", Some("the audit log cannot be written, so nothing is released: `credfs doctor` says why"))
         } else if stores.iter().any(|store| store.state != StoreState::Ready) {
             ("degraded", Some("a store cannot be used: `credfs doctor` says why"))
@@ -94,7 +94,7 @@ impl Running for Live {
             keeper_pid: None,
             stores,
             why: why.map(str::to_owned),
-            audit: Some(if is_recording { "recording" } else { "failing" }.to_owned()),
+            audit: Some(recording.map_or_else(|fault| fault.to_string(), |()| "recording".to_owned())),
             policy: Some(policy.digest().as_str().to_owned()),
             grants: Some(policy.grant_count()),
             started: Some(self.started.clone()),
@@ -185,13 +185,14 @@ fn run(
     let end = runtime.block_on(watch_over(live, &mut signals, &notify, &serving));
     live.is_stopping.store(true, Ordering::Relaxed);
     tell(&notify, "STOPPING=1");
-    // Whoever signals a second time does not want to wait.
+    // Whoever signals a second time does not want to wait for commands that are under way.
+    let hurry = Arc::new(AtomicBool::new(false));
+    let hurried = Arc::clone(&hurry);
     runtime.spawn(async move {
         signals.end().await;
-        tracing::warn!("ended by force");
-        std::process::exit(1);
+        hurried.store(true, Ordering::SeqCst);
     });
-    server.stop(live.config.limits.shutdown_deadline);
+    server.stop(live.config.limits.shutdown_deadline, &hurry);
     unmount(live);
     let stopped = live.gate.record_act(&ourselves(), Operation::Stop, Outcome::Done, Some(end.reason()));
     tracing::info!("stopped");

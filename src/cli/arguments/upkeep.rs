@@ -151,9 +151,9 @@ pub(crate) struct Verify {
     /// The fingerprint that `credfs init` printed: without it nobody can tell this log from one made up whole.
     #[arg(long, value_name = "FINGERPRINT")]
     pub(crate) root: Option<String>,
-    /// A file of checkpoints that were kept elsewhere: the log must hold what each says.
+    /// A checkpoint that was kept elsewhere: the log must reach at least as far as it says.
     #[arg(long, value_name = "FILE")]
-    pub(crate) checkpoints: Option<PathBuf>,
+    pub(crate) checkpoint: Option<PathBuf>,
 }
 
 fn version(text: &str) -> Result<Version, String> {

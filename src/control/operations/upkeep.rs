@@ -75,8 +75,8 @@ pub(super) fn checkpoint(instance: &Instance, actor: &Actor<'_>) -> Result<Answe
 
 pub(super) fn rotate_log(instance: &Instance, actor: &Actor<'_>) -> Result<Answer, CommandFault> {
     must_administer(&instance.gate, actor)?;
-    instance.gate.log().rotate().map_err(|fault| unwritable(&fault))?;
-    Ok(Answer::Done { store: None })
+    let file = instance.gate.log().rotate().map_err(|fault| unwritable(&fault))?;
+    Ok(Answer::Rotated { file })
 }
 
 fn unwritable(fault: &dyn std::fmt::Display) -> CommandFault {
@@ -145,7 +145,7 @@ fn recorded<T>(
     operation: Operation,
     act: impl FnOnce() -> Result<T, CommandFault>,
 ) -> Result<T, CommandFault> {
-    if !instance.gate.log().is_writable() {
+    if instance.gate.log().check().is_err() {
         return Err(AdministerFault::NotRecorded.into());
     }
     let done = act();
