@@ -25,4 +25,3 @@ pub mod tree;
 pub mod config;
 
 pub mod fuse;
-pub mod audit;

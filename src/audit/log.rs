@@ -12,6 +12,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use super::keys::KeyFile;
 use super::open::{self, OpenFault, Opened};
 use super::record::{self, Entry};
+use super::recorded::Recorded;
 use super::refusals::Refusals;
 use super::writer::{NotRecorded, Writer};
 use super::{Durability, Fingerprint, Options, upkeep};
@@ -324,6 +325,27 @@ impl Log {
     /// Writes what [`Self::refused`] gathered, without waiting for its second.
     pub fn flush_refusals(&self) {
         upkeep::flush_refusals(&self.shared, true);
+    }
+
+    /// Whether a recorder is stuck in the sink.
+    #[must_use]
+    pub fn is_stuck(&self) -> bool {
+        self.shared.is_stuck()
+    }
+
+    /// Whether a record could be written now, as far as can be told without writing one.
+    ///
+    /// # Errors
+    /// [`NotRecorded`]: why it could not.
+    pub fn check(&self) -> Result<(), NotRecorded> {
+        self.shared.hold()?.settle()
+    }
+
+    /// The record numbered `seq`, parsed; `None` where there is none, or it cannot be read.
+    #[must_use]
+    pub fn find(&self, seq: u64) -> Option<Recorded> {
+        let line = super::query::find(&self.shared.options.path, seq).ok()??;
+        serde_json::from_str(&line).ok()
     }
 
     /// How the log is. Waits for nobody.

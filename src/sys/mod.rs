@@ -5,7 +5,6 @@
 pub mod descriptor;
 pub mod file;
 pub mod lock;
-pub mod file;
 pub mod memory;
 pub mod mount;
 pub mod mountinfo;

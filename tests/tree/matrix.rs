@@ -59,12 +59,30 @@ struct Made {
 }
 
 const MADE: [Made; 8] = [
-    Made { secret: "prod/orders/db", version: 1, stage: None, lost: Some((Stage::Previous, true)), fields: FIELDS },
-    Made { secret: "prod/orders/db", version: 2, stage: None, lost: Some((Stage::Previous, false)), fields: FIELDS },
+    Made {
+        secret: "prod/orders/db",
+        version: 1,
+        stage: None,
+        lost: Some((Stage::Previous, true)),
+        fields: FIELDS,
+    },
+    Made {
+        secret: "prod/orders/db",
+        version: 2,
+        stage: None,
+        lost: Some((Stage::Previous, false)),
+        fields: FIELDS,
+    },
     Made { secret: "prod/orders/db", version: 3, stage: Some(Stage::Previous), lost: None, fields: FIELDS },
     Made { secret: "prod/orders/db", version: 4, stage: Some(Stage::Current), lost: None, fields: FIELDS },
     Made { secret: "prod/orders/db", version: 5, stage: Some(Stage::Next), lost: None, fields: FIELDS },
-    Made { secret: "prod/orders/api/key", version: 1, stage: Some(Stage::Current), lost: None, fields: &["key"] },
+    Made {
+        secret: "prod/orders/api/key",
+        version: 1,
+        stage: Some(Stage::Current),
+        lost: None,
+        fields: &["key"],
+    },
     Made { secret: "prod/other", version: 1, stage: Some(Stage::Current), lost: None, fields: &["key"] },
     Made { secret: "open/app", version: 1, stage: Some(Stage::Current), lost: None, fields: &["key"] },
 ];
@@ -110,7 +128,11 @@ fn version_seen(uid: u32, made: &Made, field: Option<&str>) -> Outcome {
     }
     match made.lost {
         Some((stage, long_ago)) if names(stage) => {
-            if long_ago { Outcome::Retired } else { Outcome::Done }
+            if long_ago {
+                Outcome::Retired
+            } else {
+                Outcome::Done
+            }
         }
         _ => Outcome::Hidden,
     }
@@ -181,15 +203,20 @@ fn opened(uid: u32, path: &str) -> Option<Outcome> {
     };
     let last = names[names.len() - 1];
     let is_field = is_field && MADE.iter().any(|made| made.secret == secret && made.fields.contains(&last));
-    is_field.then(|| if right(uid, &secret).is_some_and(|right| right.read) { Outcome::Done } else { Outcome::Denied })
+    is_field.then(|| {
+        if right(uid, &secret).is_some_and(|right| right.read) { Outcome::Done } else { Outcome::Denied }
+    })
 }
 
 fn every_path() -> Vec<String> {
-    let mut paths = vec!["nothing".to_owned(), "prod/nothing".into(), "%".into(), "prod/orders/db/%2e".into()];
+    let mut paths =
+        vec!["nothing".to_owned(), "prod/nothing".into(), "%".into(), "prod/orders/db/%2e".into()];
     for made in &MADE {
         let names: Vec<&str> = made.secret.split('/').collect();
         paths.extend((1..=names.len()).map(|end| names[..end].join("/")));
-        for name in ["versions", "current", "previous", "next", "password", "username", "key", "no", "%63urrent"] {
+        for name in
+            ["versions", "current", "previous", "next", "password", "username", "key", "no", "%63urrent"]
+        {
             paths.push(format!("{}/{name}", made.secret));
         }
         for version in ["0", "1", "2", "3", "4", "5", "6", "01", "x"] {
@@ -264,7 +291,12 @@ fn check_uid(world: &World, uid: u32, caller: &Caller<'_>) -> (u64, Vec<String>)
                 outcome => outcome,
             };
             if !path.contains("versions") && opened(uid, &path).is_some() {
-                compare("stat by number", &path, expected, outcome(world.tree.attributes(&other_caller, inode)));
+                compare(
+                    "stat by number",
+                    &path,
+                    expected,
+                    outcome(world.tree.attributes(&other_caller, inode)),
+                );
             }
         }
     }
@@ -301,7 +333,12 @@ fn every_operation_shows_every_caller_exactly_what_the_model_says() {
         cells += more;
         wrong.extend(found);
     }
-    assert!(wrong.is_empty(), "{} of {cells} cells:\n{}", wrong.len(), wrong[..wrong.len().min(40)].join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} of {cells} cells:\n{}",
+        wrong.len(),
+        wrong[..wrong.len().min(40)].join("\n")
+    );
     assert!(cells > 10_000, "{cells} cells");
     eprintln!("{cells} cells agree");
 }
