@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use credfs::model::{Outcome, SecretPath, Stage, Version};
 use credfs::store::Change;
-use credfs::tree::{Inode, OpenFile, Reading, Tree};
+use credfs::tree::{Inode, Reading, Tree};
 
 use super::world::{World, outcome, tree_options};
 
@@ -76,11 +76,7 @@ fn a_handle_that_no_record_released_or_that_was_revoked_gives_nothing() {
     let (inode, opened) = {
         let caller = world.caller(100);
         let inode = world.walk(&caller, "prod/app/key").unwrap().attributes.inode;
-        let _runtime = world.runtime.enter();
-        let OpenFile::Done(Ok(opened)) = world.tree.open(&caller, inode) else {
-            panic!("a warm open is at hand")
-        };
-        (inode, opened)
+        (inode, world.open(&caller, inode).unwrap())
     };
     let secret = SecretPath::parse("prod/app").unwrap();
     world.change(Change::Revoke { secret, version: Version::new(1).unwrap() });
