@@ -66,7 +66,7 @@ impl Gate {
         let place = self.places.place(secret).ok_or_else(|| AdministerFault::NoStore(secret.clone()))?;
         let store = Arc::clone(place.store);
         let change = change.moved_to(place.path.into_owned());
-        if !self.log.is_writable() {
+        if self.log.check().is_err() {
             return Err(AdministerFault::NotRecorded);
         }
         let done = store.change(self.places.login(), change).await;
@@ -109,7 +109,7 @@ impl Gate {
             Decision::Allow(_) => Ok(person),
             Decision::Deny(denial) => {
                 let refusal = Refusal::from(denial);
-                self.log.record_refusal(&Entry {
+                let _ = self.log.record_refusal(&Entry {
                     reason: refusal.reason,
                     secret: Some(secret.as_str()),
                     who: Some(&who(&person)),
@@ -144,12 +144,11 @@ impl Gate {
     /// Notes a refused lookup, stat or listing; many alike become one record with a count.
     pub fn note_refusal(&self, caller: &Caller<'_>, operation: Operation, path: &str, refusal: Refusal) {
         let person = caller.describe();
-        self.log.refused(&crate::audit::Refusal {
-            operation,
-            outcome: refusal.outcome,
+        self.log.refused(&Entry {
             reason: refusal.reason,
-            path,
-            who: &who(&person),
+            secret: Some(path),
+            who: Some(&who(&person)),
+            ..Entry::new(operation, refusal.outcome)
         });
     }
 }

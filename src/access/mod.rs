@@ -13,7 +13,6 @@ mod record;
 mod refusal;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::RwLock;
 
@@ -41,8 +40,6 @@ pub struct Parts {
     pub log: Arc<Log>,
     /// How much of what.
     pub limits: Limits,
-    /// How long a version that lost its stage may still be read.
-    pub retire_after: Duration,
     /// What time it is.
     pub clock: Clock,
 }

@@ -261,7 +261,8 @@ impl Gate {
     ) -> Refusal {
         let policy = self.policy();
         let opener = reader.opener().map(|handle| handle.to_string());
-        self.log.record_refusal(&Entry {
+        // A refusal that cannot be recorded now is counted, and recorded later: no byte hangs on it.
+        let _ = self.log.record_refusal(&Entry {
             reason: refusal.reason,
             policy: Some(policy.digest().as_str()),
             who: Some(&who(person)),
@@ -300,14 +301,14 @@ impl Gate {
         target: &Target,
         handle: u64,
         held: &Released,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Receipt, Refusal> {
         let begun = Instant::now();
         let permit = match self.decide_read(caller, target) {
             Ok(permit) => permit,
             Err(refusal) => return Err(self.refuse_read(caller, target, handle, refusal)),
         };
         let person = caller.describe();
-        self.log.record(&Entry {
+        let receipt = self.log.record(&Entry {
             rule: Some(permit.rule()),
             identity: Some(permit.identity()),
             policy: Some(permit.policy().as_str()),
@@ -318,7 +319,7 @@ impl Gate {
             latency_us: Some(micros(begun.elapsed())),
             ..about(target, Operation::Read, Outcome::Released)
         })?;
-        Ok(())
+        Ok(receipt)
     }
 
     /// Records a refused read from an open handle, and passes the refusal on.
@@ -351,8 +352,8 @@ impl Gate {
     ) -> Option<StageSet> {
         let record = self.log.find(seq)?;
         let is_ours = record.outcome == Outcome::Released
-            && record.secret.as_deref() == Some(secret.as_str())
-            && record.field.as_deref() == Some(field.as_str())
+            && record.secret.as_ref() == Some(secret)
+            && record.field.as_ref() == Some(field)
             && record.version == Some(version);
         is_ours.then(|| record.stage.map_or(StageSet::EMPTY, StageSet::of))
     }

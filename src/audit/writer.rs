@@ -127,7 +127,7 @@ impl Writer {
         self.head.segment_records += 1;
         if self.head.segment_records + 1 >= self.segment_records_max {
             // The record stands. A seal that could not be written is tried again after the next one.
-            drop(self.seal(moment, Reason::Size));
+            let _ = self.seal(moment, Reason::Size);
         }
         Ok(seq)
     }

@@ -19,6 +19,7 @@ use crate::model::Outcome;
 use crate::tree::{Entry, ExtendedName, Inode, OpenFile, Opened, Reading, Tree, Wants};
 
 use super::directories::Directories;
+use super::loops::Introduction;
 use super::notices::Notices;
 use super::pace::Pace;
 use super::pending::{Owed, Slot, Watch};
@@ -33,7 +34,19 @@ pub(super) struct Adapter {
     pub(super) directories: Directories,
     pub(super) runtime: tokio::runtime::Handle,
     /// The notifier, whose process alone may see and use its private names; empty until it runs.
-    pub(super) notices: Arc<OnceLock<Weak<Notices>>>,
+    pub(super) notices: OnceLock<Weak<Notices>>,
+    /// What the kernel said at INIT.
+    pub(super) introduction: OnceLock<Introduction>,
+}
+
+/// One reader of the device; all share an adapter.
+pub(super) struct Loop(pub(super) Arc<Adapter>);
+
+impl std::ops::Deref for Loop {
+    type Target = Adapter;
+    fn deref(&self) -> &Adapter {
+        &self.0
+    }
 }
 
 /// The smallest the protocol allows: nothing is written through the mount, and a small buffer holds less.
@@ -73,7 +86,8 @@ impl Adapter {
     }
 
     /// Runs one handler. A panic drops the handler's reply, which answers EIO, and goes no further.
-    pub(super) fn guard(handler: impl FnOnce()) {
+    pub(super) fn guard(&self, handler: impl FnOnce()) {
+        let _busy = self.watch.begin();
         if catch_unwind(AssertUnwindSafe(handler)).is_err() {
             tracing::error!("a handler failed; its request was answered with EIO");
         }
@@ -171,7 +185,7 @@ fn answer_read(slot: &Slot, answer: Result<&[u8], Refusal>) {
     }
 }
 
-impl Filesystem for Adapter {
+impl Filesystem for Loop {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
         // One slow lookup in a directory must not hold the others.
         let _ = config.add_capabilities(InitFlags::FUSE_PARALLEL_DIROPS);
@@ -180,11 +194,13 @@ impl Filesystem for Adapter {
         // A successor process may ask for what was in flight: from kernel 6.9.
         let _ = config.add_capabilities(InitFlags::FUSE_HAS_RESEND);
         let _ = config.set_max_write(WRITE_BYTES_MAX);
+        let (version, capabilities) = (config.kernel_abi(), config.capabilities());
+        let _ = self.introduction.set(Introduction { version, capabilities });
         Ok(())
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        Self::guard(|| {
+        self.guard(|| {
             let caller = match self.identify(request) {
                 Ok(caller) => caller,
                 Err(refusal) => return reply.error(errno::of_path(refusal)),
@@ -207,11 +223,11 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _request: &Request, inode: INodeNo, count: u64) {
-        Self::guard(|| self.tree.forget(Inode(inode.0), count));
+        self.guard(|| self.tree.forget(Inode(inode.0), count));
     }
 
     fn getattr(&self, request: &Request, inode: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
-        Self::guard(|| {
+        self.guard(|| {
             let entry = self.identify(request).and_then(|caller| {
                 if self.is_notifier(&caller) {
                     return self.tree.attributes_for_notifier(Inode(inode.0));
@@ -226,7 +242,7 @@ impl Filesystem for Adapter {
     }
 
     fn readlink(&self, request: &Request, inode: INodeNo, reply: ReplyData) {
-        Self::guard(|| {
+        self.guard(|| {
             let target =
                 self.identify(request).and_then(|caller| self.tree.link_target(&caller, Inode(inode.0)));
             match target {
@@ -237,7 +253,7 @@ impl Filesystem for Adapter {
     }
 
     fn access(&self, request: &Request, inode: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
-        Self::guard(|| {
+        self.guard(|| {
             let wants =
                 Wants { read: mask.contains(AccessFlags::R_OK), execute: mask.contains(AccessFlags::X_OK) };
             let answer =
@@ -255,7 +271,7 @@ impl Filesystem for Adapter {
             return reply.error(Errno::EROFS);
         }
         let slot = self.watch.owe_here(Owed::Open(reply));
-        Self::guard(|| self.begin_open(request, Inode(inode.0), &slot));
+        self.guard(|| self.begin_open(request, Inode(inode.0), &slot));
         // Still there after a panic alone: whoever answers or hands on takes it out.
         if let Some(Owed::Open(reply)) = slot.take() {
             reply.error(Errno::EIO);
@@ -275,7 +291,7 @@ impl Filesystem for Adapter {
     ) {
         let slot = self.watch.owe_here(Owed::Read(reply));
         let at = ReadAt { inode: Inode(inode.0), handle: handle.0, offset, size_bytes: size };
-        Self::guard(|| self.begin_read(request, at, &slot));
+        self.guard(|| self.begin_read(request, at, &slot));
         if let Some(Owed::Read(reply)) = slot.take() {
             reply.error(Errno::EIO);
         }
@@ -291,12 +307,12 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        Self::guard(|| self.tree.close(handle.0));
+        self.guard(|| self.tree.close(handle.0));
         reply.ok();
     }
 
     fn opendir(&self, request: &Request, inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        Self::guard(|| {
+        self.guard(|| {
             let opened = self
                 .identify(request)
                 .and_then(|caller| self.directories.open(&self.tree, &caller, Inode(inode.0)));
@@ -315,7 +331,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        Self::guard(|| {
+        self.guard(|| {
             let listed = self
                 .identify(request)
                 .and_then(|caller| self.directories.list(&self.tree, &caller, Inode(inode.0), handle.0));
@@ -343,7 +359,7 @@ impl Filesystem for Adapter {
     }
 
     fn statfs(&self, request: &Request, inode: INodeNo, reply: ReplyStatfs) {
-        Self::guard(|| {
+        self.guard(|| {
             // `df` asks for the root: answered from constants, never from a store.
             let visible = if inode == INodeNo::ROOT {
                 Ok(())
@@ -359,7 +375,7 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, request: &Request, inode: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        Self::guard(|| {
+        self.guard(|| {
             let name = ExtendedName::named(name.as_bytes());
             let value =
                 self.identify(request).and_then(|caller| self.tree.extended(&caller, Inode(inode.0), name));
@@ -372,7 +388,7 @@ impl Filesystem for Adapter {
     }
 
     fn listxattr(&self, request: &Request, inode: INodeNo, size: u32, reply: ReplyXattr) {
-        Self::guard(|| {
+        self.guard(|| {
             let names =
                 self.identify(request).and_then(|caller| self.tree.extended_names(&caller, Inode(inode.0)));
             match names {

@@ -4,6 +4,7 @@
 mod adapter;
 mod directories;
 mod errno;
+mod loops;
 mod notices;
 pub mod notifier;
 mod pace;
@@ -14,7 +15,6 @@ mod translate;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::caller::Identifier;
@@ -24,6 +24,7 @@ use crate::tree::Tree;
 pub use pace::PaceLimits;
 
 use adapter::Adapter;
+use loops::Loops;
 use pending::{Patience, Watch};
 
 /// How to serve.
@@ -33,7 +34,7 @@ pub struct Options {
     pub mount_point: PathBuf,
     /// Whether users other than the one who mounts are let in.
     pub allow_other: bool,
-    /// Threads that take requests from the kernel.
+    /// Threads that take requests from the kernel; more are added when all are held up.
     pub loop_threads: usize,
     /// How long an audit sink may block an open before it is answered with EIO.
     pub audit_wait: Duration,
@@ -57,11 +58,14 @@ pub enum SessionFault {
 /// A mount that is being served.
 pub struct Session {
     handle: MountHandle,
-    serving: Option<JoinHandle<io::Result<()>>>,
+    loops: Arc<Loops>,
     watch: Arc<Watch>,
     /// Dropped before unmounting: its process holds the tree.
     notices: Option<Arc<notices::Notices>>,
 }
+
+/// What the clock leaves whoever times a request itself, so that he can record and answer.
+const GRACE: Duration = Duration::from_millis(200);
 
 /// How long the end of a session is waited for before its connection is aborted.
 const END_WAIT: Duration = Duration::from_millis(500);
@@ -99,32 +103,36 @@ impl Session {
         mounted: mount::Mounted,
     ) -> Result<Self, SessionFault> {
         let log = Arc::clone(tree.gate().log());
-        let patience = Patience { audit: options.audit_wait, request: options.request_deadline };
+        let patience = Patience { audit: options.audit_wait, request: options.request_deadline + GRACE };
         let watch = Watch::start(patience, Box::new(move || log.is_stuck()))?;
-        let notices = Arc::new(OnceLock::new());
-        let adapter = Adapter {
+        let adapter = Arc::new(Adapter {
             tree: Arc::clone(tree),
             identifier,
             watch: Arc::clone(&watch),
             pace: pace::Pace::new(options.pace),
             directories: directories::Directories::default(),
             runtime,
-            notices: Arc::clone(&notices),
-        };
-        let mut config = fuser::Config::default();
-        // One shared descriptor, not a clone for each thread: requests read through a clone are lost with it.
-        config.n_threads = Some(options.loop_threads);
-        let session = fuser::Session::from_fd(adapter, mounted.device, fuser::SessionACL::All, config)?;
-        let serving = std::thread::Builder::new().name("fuse".into()).spawn(move || session.run())?;
-        let telling = notices::Notices::start(tree, mounted.tree)?;
-        let _ = notices.set(Arc::downgrade(&telling));
-        Ok(Self { handle: mounted.handle, serving: Some(serving), watch, notices: Some(telling) })
+            notices: OnceLock::new(),
+            introduction: OnceLock::new(),
+        });
+        let loops = Loops::start(mounted.device, Arc::clone(&adapter), options.loop_threads)?;
+        let adding = Arc::downgrade(&loops);
+        watch.when_all_are_stuck(Box::new(move || {
+            if let Some(loops) = adding.upgrade()
+                && let Err(error) = loops.add()
+            {
+                tracing::warn!(%error, "no further reader of the FUSE device could be started");
+            }
+        }));
+        let notices = notices::Notices::start(tree, mounted.tree)?;
+        let _ = adapter.notices.set(Arc::downgrade(&notices));
+        Ok(Self { handle: mounted.handle, loops, watch, notices: Some(notices) })
     }
 
     /// Whether the kernel still sends requests: false after somebody unmounted.
     #[must_use]
     pub fn is_serving(&self) -> bool {
-        self.serving.as_ref().is_some_and(|serving| !serving.is_finished())
+        self.loops.is_serving()
     }
 
     /// Unmounts, waits a moment for what is in flight, and ends the session by force where files stay open.
@@ -143,11 +151,7 @@ impl Session {
                 tracing::warn!(%error, "could not end the connection");
             }
         }
-        if let Some(serving) = self.serving.take()
-            && let Ok(Err(error)) = serving.join()
-        {
-            tracing::warn!(%error, "the session ended with an error");
-        }
+        self.loops.join();
         self.watch.end();
     }
 }

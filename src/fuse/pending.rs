@@ -5,12 +5,14 @@
 //! that is stuck. Whoever takes the reply out answers; the other finds nothing and answers nothing.
 
 use std::cell::RefCell;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use fuser::{Errno, ReplyData, ReplyOpen};
 use parking_lot::{Condvar, Mutex};
+
+use crate::sys::process;
 
 /// A reply that is owed.
 pub(super) enum Owed {
@@ -27,19 +29,38 @@ impl Owed {
     }
 }
 
-/// A place for one owed reply.
-#[derive(Default)]
+/// A place for one owed reply; a loop thread's own also says since when the thread is at work.
 pub(super) struct Slot {
     /// Guards the reply and since when it is owed.
     owed: Mutex<Option<(Instant, Owed)>>,
+    /// Microseconds since the watch began; 0 while the thread waits for the kernel.
+    busy_since_us: AtomicU64,
+    /// The loop thread, for `/proc/self/task`; `None` for a request that was handed on.
+    thread: Option<u32>,
 }
 
 impl Slot {
+    fn of_thread(thread: Option<u32>) -> Arc<Self> {
+        Arc::new(Self { owed: Mutex::default(), busy_since_us: AtomicU64::new(0), thread })
+    }
+
     /// Takes the reply out; `None` if the clock has answered already.
     pub(super) fn take(&self) -> Option<Owed> {
         self.owed.lock().take().map(|(_, owed)| owed)
     }
 }
+
+/// A loop thread at work, until it is dropped.
+pub(super) struct Busy(Arc<Slot>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.busy_since_us.store(0, Ordering::Release);
+    }
+}
+
+/// How long every loop thread must be held up before another is added.
+const STUCK: Duration = Duration::from_millis(4);
 
 /// How often the slots are looked at while there is work.
 const TICK: Duration = Duration::from_millis(5);
@@ -59,8 +80,11 @@ pub(super) struct Patience {
 pub(super) struct Watch {
     /// Guards the slots: one for each loop thread, and one for each request handed on to the runtime.
     slots: Mutex<Vec<Arc<Slot>>>,
-    /// Counts replies put into slots, so that the watch thread can tell whether there is work.
-    owed_count: AtomicU64,
+    /// Counts requests begun, so that the watch thread can tell whether there is work.
+    begun_count: AtomicU64,
+    /// Adds a loop thread.
+    add_loop: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    epoch: Instant,
     /// Whether the watch thread sleeps until it is woken.
     sleeps: AtomicBool,
     /// Guards nothing: what the condition variable waits with.
@@ -84,7 +108,9 @@ impl Watch {
     ) -> std::io::Result<Arc<Self>> {
         let watch = Arc::new(Self {
             slots: Mutex::default(),
-            owed_count: AtomicU64::new(0),
+            begun_count: AtomicU64::new(0),
+            add_loop: OnceLock::new(),
+            epoch: Instant::now(),
             sleeps: AtomicBool::new(false),
             sleep: Mutex::default(),
             wake: Condvar::new(),
@@ -103,40 +129,53 @@ impl Watch {
         self.rouse();
     }
 
-    /// Puts a reply into the slot of this thread, which answers it before it takes its next request.
-    pub(super) fn owe_here(&self, owed: Owed) -> Arc<Slot> {
-        let slot = OWN_SLOT.with(|own| {
+    /// Has `add_loop` called whenever all loop threads are held up.
+    pub(super) fn when_all_are_stuck(&self, add_loop: Box<dyn Fn() + Send + Sync>) {
+        let _ = self.add_loop.set(add_loop);
+    }
+
+    /// Notes that this thread is at work, until what is returned is dropped.
+    pub(super) fn begin(&self) -> Busy {
+        let slot = self.own_slot();
+        let since = u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX).max(1);
+        slot.busy_since_us.store(since, Ordering::Release);
+        self.begun_count.fetch_add(1, Ordering::Relaxed);
+        if self.sleeps.load(Ordering::Acquire) {
+            self.rouse();
+        }
+        Busy(slot)
+    }
+
+    fn own_slot(&self) -> Arc<Slot> {
+        OWN_SLOT.with(|own| {
             let mut own = own.borrow_mut();
             Arc::clone(own.get_or_insert_with(|| {
-                let slot = Arc::new(Slot::default());
+                let slot = Slot::of_thread(Some(process::own_tid()));
                 self.slots.lock().push(Arc::clone(&slot));
                 slot
             }))
-        });
-        self.put(&slot, owed, Instant::now());
+        })
+    }
+
+    /// Puts a reply into the slot of this thread, which answers it before it takes its next request.
+    pub(super) fn owe_here(&self, owed: Owed) -> Arc<Slot> {
+        let slot = self.own_slot();
+        *slot.owed.lock() = Some((Instant::now(), owed));
         slot
     }
 
     /// Moves a reply from the slot of this thread into one of its own, since the request goes on elsewhere.
     pub(super) fn hand_on(&self, slot: &Arc<Slot>) -> Option<Arc<Slot>> {
         let (since, owed) = slot.owed.lock().take()?;
-        let own = Arc::new(Slot::default());
+        let own = Slot::of_thread(None);
+        *own.owed.lock() = Some((since, owed));
         self.slots.lock().push(Arc::clone(&own));
-        self.put(&own, owed, since);
         Some(own)
     }
 
     /// Drops the slot of a request that was handed on and has been answered.
     pub(super) fn finished(&self, slot: &Arc<Slot>) {
         self.slots.lock().retain(|one| !Arc::ptr_eq(one, slot));
-    }
-
-    fn put(&self, slot: &Slot, owed: Owed, since: Instant) {
-        *slot.owed.lock() = Some((since, owed));
-        self.owed_count.fetch_add(1, Ordering::Relaxed);
-        if self.sleeps.load(Ordering::Acquire) {
-            self.rouse();
-        }
     }
 
     fn rouse(&self) {
@@ -150,7 +189,8 @@ impl Watch {
         while !self.ends.load(Ordering::Acquire) {
             std::thread::sleep(TICK);
             self.answer_overdue();
-            let count = self.owed_count.load(Ordering::Relaxed);
+            self.relieve();
+            let count = self.begun_count.load(Ordering::Relaxed);
             let has_work = count != seen || self.slots.lock().iter().any(|slot| slot.owed.lock().is_some());
             seen = count;
             idle_ticks = if has_work { 0 } else { idle_ticks + 1 };
@@ -165,7 +205,7 @@ impl Watch {
         let mut guard = self.sleep.lock();
         self.sleeps.store(true, Ordering::SeqCst);
         // A reply put before the flag was up did not wake us; the count says so.
-        while self.sleeps.load(Ordering::SeqCst) && self.owed_count.load(Ordering::SeqCst) == seen {
+        while self.sleeps.load(Ordering::SeqCst) && self.begun_count.load(Ordering::SeqCst) == seen {
             if self.ends.load(Ordering::Acquire) {
                 break;
             }
@@ -173,6 +213,22 @@ impl Watch {
             self.wake.wait_for(&mut guard, Duration::from_secs(1));
         }
         self.sleeps.store(false, Ordering::SeqCst);
+    }
+
+    /// Adds a loop thread where every one is held up. One that merely waits for a CPU is not.
+    fn relieve(&self) {
+        let now = u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let stuck = u64::try_from(STUCK.as_micros()).unwrap_or(u64::MAX);
+        let slots: Vec<_> = self.slots.lock().clone();
+        let mut loops = slots.iter().filter_map(|slot| Some((slot, slot.thread?))).peekable();
+        let all_stuck = loops.peek().is_some()
+            && loops.all(|(slot, thread)| {
+                let since = slot.busy_since_us.load(Ordering::Acquire);
+                since != 0 && now.saturating_sub(since) > stuck && !process::is_own_thread_running(thread)
+            });
+        if all_stuck && let Some(add_loop) = self.add_loop.get() {
+            add_loop();
+        }
     }
 
     fn answer_overdue(&self) {

@@ -22,7 +22,7 @@ macro_rules! refusals {
             _flags: Option<fuser::BsdFileFlags>,
             reply: fuser::ReplyAttr,
         ) {
-            Self::guard(|| match self.acknowledge_touch(request, inode, size) {
+            self.guard(|| match self.acknowledge_touch(request, inode, size) {
                 Some(entry) => {
                     reply.attr(&entry.attribute_lifetime, &super::translate::attributes(&entry.attributes));
                 }
@@ -40,7 +40,7 @@ macro_rules! refusals {
             _flags: fuser::RenameFlags,
             reply: fuser::ReplyEmpty,
         ) {
-            Self::guard(|| {
+            self.guard(|| {
                 if self.acknowledge_swap(request, parent) {
                     reply.ok();
                 } else {

@@ -65,3 +65,14 @@ pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: it is open, and by agreement with our parent it is for this caller alone.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
+
+/// Makes the number of `target` name the open file of `with` from now on; a thread already reading stays with the old
+/// one until its call returns.
+///
+/// # Errors
+/// The kernel's (dup3(2)).
+pub fn replace(target: BorrowedFd<'_>, with: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: both numbers are open for the length of the call; the owner of `target` keeps owning its number.
+    let result = unsafe { libc::dup3(with.as_raw_fd(), target.as_raw_fd(), libc::O_CLOEXEC) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

@@ -379,3 +379,10 @@ mod tests {
         assert_eq!(handle.info().unwrap_err().raw_os_error(), Some(libc::ESRCH));
     }
 }
+
+/// Whether a thread of this process runs or waits for a CPU only: state `R` of proc_pid_stat(5).
+#[must_use]
+pub fn is_own_thread_running(tid: u32) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/self/task/{tid}/stat")) else { return false };
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('R'))
+}

@@ -126,11 +126,8 @@ impl Tree {
         let answer = if open.is_recorded(reader) {
             self.gate().may_go_on_reading(caller, &target, handle)
         } else {
-            let answer = self.gate().release_to_another(caller, &target, handle, &open.released);
-            if answer.is_ok() {
-                open.recorded(reader);
-            }
-            answer
+            let released = self.gate().release_to_another(caller, &target, handle, &open.released);
+            released.map(|_receipt| open.recorded(reader))
         };
         match answer {
             Ok(()) => Reading::Ready(Bytes(open)),

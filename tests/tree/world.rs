@@ -12,40 +12,39 @@ use credfs::audit::{Log, Options as LogOptions};
 use credfs::caller::{Asker, Caller, Identifier, Options as IdentifierOptions, ProcExecutables};
 use credfs::model::{FieldName, Outcome, Ownership, SecretBytes, SecretPath, Stage, UnixTime, Version};
 use credfs::policy::{Options as PolicyOptions, Policy, SystemNames};
-use credfs::store::{Change, Key, KeySource, Local, LocalOptions, Login, Store};
+use credfs::store::{Change, KeySource, Local, LocalOptions, Login, Store};
 use credfs::tree::{Entry, Inode, OpenFile, Opened, Options, Reading, Tree};
 
 /// A made-up wall clock, shared by store and gate.
 #[derive(Clone)]
-pub struct Clock(Arc<AtomicI64>);
+pub(crate) struct Clock(Arc<AtomicI64>);
 
 impl Clock {
     fn new() -> Self {
         Self(Arc::new(AtomicI64::new(1_700_000_000_000_000)))
     }
 
-    pub fn now(&self) -> UnixTime {
+    pub(crate) fn now(&self) -> UnixTime {
         UnixTime::from_micros(self.0.load(Ordering::SeqCst))
     }
 
-    pub fn forward(&self, span: Duration) {
+    pub(crate) fn forward(&self, span: Duration) {
         self.0.fetch_add(i64::try_from(span.as_micros()).unwrap(), Ordering::SeqCst);
     }
 }
 
-pub struct World {
-    pub directory: PathBuf,
-    pub clock: Clock,
-    pub store: Arc<Local>,
-    pub log: Arc<Log>,
-    pub gate: Arc<Gate>,
-    pub tree: Arc<Tree>,
-    pub identifier: Identifier,
-    pub runtime: tokio::runtime::Runtime,
+pub(crate) struct World {
+    pub(crate) directory: PathBuf,
+    pub(crate) clock: Clock,
+    pub(crate) store: Arc<Local>,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) tree: Arc<Tree>,
+    pub(crate) identifier: Arc<Identifier>,
+    pub(crate) runtime: tokio::runtime::Runtime,
     /// A process that is not this one, for callers to be.
-    pub process: Child,
+    pub(crate) process: Child,
     /// Another, for readers who did not open.
-    pub other_process: Child,
+    pub(crate) other_process: Child,
 }
 
 fn sleeper() -> Child {
@@ -53,56 +52,68 @@ fn sleeper() -> Child {
 }
 
 impl World {
-    pub fn new(name: &str, policy: &str) -> Self {
-        let directory =
-            std::env::temp_dir().join(format!("credfs-tree-{}-{name}", std::process::id()));
+    pub(crate) fn new(name: &str, policy: &str) -> Self {
+        Self::built(name, policy, |store| store, None)
+    }
+
+    /// A world whose store is wrapped, or whose log lies elsewhere.
+    pub(crate) fn built(
+        name: &str,
+        policy: &str,
+        wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
+        log: Option<&std::path::Path>,
+    ) -> Self {
+        let directory = std::env::temp_dir().join(format!("credfs-tree-{}-{name}", std::process::id()));
         let _ = std::fs::remove_dir_all(&directory);
         std::fs::create_dir_all(&directory).unwrap();
         let clock = Clock::new();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let key = || KeySource::Given(Key::from_bytes(&[7; 32]));
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let key = || KeySource::Raw([7; 32]);
         let path = directory.join("store.db");
         let ticking = clock.clone();
         let mut options = LocalOptions::new("main", &path, key());
         options.clock = Arc::new(move || ticking.now());
-        Local::create(&path, key()).unwrap();
+        Local::create(&path, &key()).unwrap();
         let store = Arc::new(Local::open(options).unwrap());
-        let (log, _) = Log::open(LogOptions::new(directory.join("audit.log"))).unwrap();
+        let (log, _) = Log::open(LogOptions::at(log.unwrap_or(&directory.join("audit.log")))).unwrap();
         let log = Arc::new(log);
-        let places = Places::new(vec![(String::new(), Arc::clone(&store) as Arc<dyn Store>)]).unwrap();
+        let wrapped = wrap(Arc::clone(&store) as Arc<dyn Store>);
+        let places = Places::new(vec![(String::new(), wrapped)]).unwrap();
         let ticking = clock.clone();
         let gate = Arc::new(Gate::new(Parts {
             places,
             policy: parse_policy(&directory, policy),
-            log: Arc::clone(&log),
-            limits: Limits { in_flight_per_uid_max: 64, request_deadline: Duration::from_secs(5) },
+            log,
+            limits: Limits { in_flight_per_uid_max: 64, request_deadline: Duration::from_secs(2) },
             clock: Box::new(move || ticking.now()),
         }));
         let tree = Tree::new(Arc::clone(&gate), tree_options());
-        let identifier =
-            Identifier::new(IdentifierOptions::default(), Arc::new(ProcExecutables::default())).unwrap();
+        let identifier = Arc::new(
+            Identifier::new(IdentifierOptions::default(), Arc::new(ProcExecutables::default())).unwrap(),
+        );
         let (process, other_process) = (sleeper(), sleeper());
-        Self { directory, clock, store, log, gate, tree, identifier, runtime, process, other_process }
+        Self { directory, clock, store, gate, tree, identifier, runtime, process, other_process }
     }
 
-    pub fn reload(&self, policy: &str) {
+    pub(crate) fn reload(&self, policy: &str) {
         self.gate.put_in_force(parse_policy(&self.directory, policy));
     }
 
-    pub fn caller(&self, uid: u32) -> Caller<'_> {
+    pub(crate) fn caller(&self, uid: u32) -> Caller<'_> {
         self.identifier.identify(Asker { uid, gid: uid, tid: self.process.id() }).unwrap()
     }
 
-    pub fn other_caller(&self, uid: u32) -> Caller<'_> {
+    pub(crate) fn other_caller(&self, uid: u32) -> Caller<'_> {
         self.identifier.identify(Asker { uid, gid: uid, tid: self.other_process.id() }).unwrap()
     }
 
-    pub fn change(&self, change: Change) -> Version {
+    pub(crate) fn change(&self, change: Change) -> Version {
         let changed = self.runtime.block_on(self.store.change(&Login::machine(), change)).unwrap();
         changed.version.unwrap()
     }
 
-    pub fn put(&self, secret: &str, stage: Stage, fields: &[(&str, &str)]) -> Version {
+    pub(crate) fn put(&self, secret: &str, stage: Stage, fields: &[(&str, &str)]) -> Version {
         self.change(Change::Put {
             secret: SecretPath::parse(secret).unwrap(),
             fields: fields
@@ -119,7 +130,7 @@ impl World {
     }
 
     /// Walks `path` from the root, name by name, as the kernel does.
-    pub fn walk(&self, caller: &Caller<'_>, path: &str) -> Result<Entry, Refusal> {
+    pub(crate) fn walk(&self, caller: &Caller<'_>, path: &str) -> Result<Entry, Refusal> {
         let mut at = self.tree.attributes(caller, Inode::ROOT)?;
         for name in path.split('/').filter(|name| !name.is_empty()) {
             at = self.tree.lookup(caller, at.attributes.inode, name.as_bytes())?;
@@ -127,7 +138,7 @@ impl World {
         Ok(at)
     }
 
-    pub fn open(&self, caller: &Caller<'_>, inode: Inode) -> Result<Opened, Refusal> {
+    pub(crate) fn open(&self, caller: &Caller<'_>, inode: Inode) -> Result<Opened, Refusal> {
         let _runtime = self.runtime.enter();
         match self.tree.open(caller, inode) {
             OpenFile::Done(answer) => answer,
@@ -135,7 +146,7 @@ impl World {
         }
     }
 
-    pub fn read(&self, caller: &Caller<'_>, inode: Inode, opened: Opened) -> Result<Vec<u8>, Refusal> {
+    pub(crate) fn read(&self, caller: &Caller<'_>, inode: Inode, opened: Opened) -> Result<Vec<u8>, Refusal> {
         let _runtime = self.runtime.enter();
         match self.tree.read(caller, inode, opened.handle) {
             Reading::Ready(bytes) => Ok(bytes.part(0, u32::MAX).to_vec()),
@@ -146,7 +157,7 @@ impl World {
         }
     }
 
-    pub fn cat(&self, caller: &Caller<'_>, path: &str) -> Result<String, Refusal> {
+    pub(crate) fn cat(&self, caller: &Caller<'_>, path: &str) -> Result<String, Refusal> {
         let inode = self.walk(caller, path)?.attributes.inode;
         let opened = self.open(caller, inode)?;
         let bytes = self.read(caller, inode, opened)?;
@@ -154,7 +165,7 @@ impl World {
         Ok(String::from_utf8(bytes).unwrap())
     }
 
-    pub fn names(&self, caller: &Caller<'_>, path: &str) -> Vec<String> {
+    pub(crate) fn names(&self, caller: &Caller<'_>, path: &str) -> Vec<String> {
         let inode = self.walk(caller, path).unwrap().attributes.inode;
         let mut names: Vec<_> =
             self.tree.list(caller, inode).unwrap().into_iter().map(|entry| entry.name).collect();
@@ -163,12 +174,12 @@ impl World {
     }
 
     /// The audit log's records, parsed.
-    pub fn records(&self) -> Vec<serde_json::Value> {
+    pub(crate) fn records(&self) -> Vec<serde_json::Value> {
         let text = std::fs::read_to_string(self.directory.join("audit.log")).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    pub fn releases(&self) -> Vec<serde_json::Value> {
+    pub(crate) fn releases(&self) -> Vec<serde_json::Value> {
         self.records().into_iter().filter(|record| record["outcome"] == "released").collect()
     }
 }
@@ -183,7 +194,7 @@ impl Drop for World {
     }
 }
 
-pub fn tree_options() -> Options {
+pub(crate) fn tree_options() -> Options {
     Options {
         public_entry_lifetime: Duration::from_secs(1),
         attribute_lifetime: Duration::from_secs(86_400),
@@ -200,7 +211,7 @@ fn parse_policy(directory: &std::path::Path, text: &str) -> Policy {
     Policy::load(&[file], &options, &SystemNames).unwrap().policy
 }
 
-pub fn outcome<T>(result: Result<T, Refusal>) -> Outcome {
+pub(crate) fn outcome<T>(result: Result<T, Refusal>) -> Outcome {
     match result {
         Ok(_) => Outcome::Done,
         Err(refusal) => refusal.outcome,
