@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::audit::Filter;
 use crate::control::{Answer, Command, CommandFault};
-use crate::model::{FieldName, Outcome, SecretPath, Stage, StageSet, Version, is_reserved};
+use crate::model::{FieldName, Operation, Outcome, SecretPath, Stage, StageSet, Version, is_reserved};
 use crate::policy::{Refused, propose};
 
 use super::audit::{moment, records};
@@ -17,6 +17,7 @@ use super::{Context, Exit, output};
 /// What a record of a refusal says.
 #[derive(Deserialize)]
 struct Record {
+    op: Operation,
     secret: Option<String>,
     field: Option<String>,
     stage: Option<Stage>,
@@ -60,6 +61,9 @@ fn known_secrets(context: &Context) -> Result<BTreeSet<String>, CommandFault> {
 
 /// What a refusal asked for. Its path may be that of a secret, or lead into one: `PATH/FIELD`, `PATH/versions/7/FIELD`.
 fn wish(known: &BTreeSet<String>, record: Record) -> Option<Refused> {
+    if !reads(record.op) {
+        return None;
+    }
     let path = record.secret?;
     let secret = prefixes(&path).find(|prefix| known.contains(*prefix))?;
     let rest = path[secret.len()..].trim_start_matches('/');
@@ -78,6 +82,12 @@ fn wish(known: &BTreeSet<String>, record: Record) -> Option<Refused> {
     })
 }
 
+/// Whether an operation asks to see or read; a right to administer is never proposed.
+const fn reads(operation: Operation) -> bool {
+    use Operation::{Access, Get, Getxattr, List, Lookup, Open, Read, Readlink, Stat};
+    matches!(operation, Access | Get | Getxattr | List | Lookup | Open | Read | Readlink | Stat)
+}
+
 /// `path` and every directory above it, longest first.
 fn prefixes(path: &str) -> impl Iterator<Item = &str> {
     std::iter::successors(Some(path), |path| path.rsplit_once('/').map(|(above, _)| above))
@@ -94,8 +104,15 @@ mod tests {
 
     fn wished(path: &str) -> Option<(String, Option<String>)> {
         let known = ["prod/db".to_owned(), "prod/db/replica".to_owned()].into();
-        let record =
-            Record { secret: Some(path.to_owned()), field: None, stage: None, uid: Some(7), unit: None, exe: None };
+        let record = Record {
+            op: Operation::Lookup,
+            secret: Some(path.to_owned()),
+            field: None,
+            stage: None,
+            uid: Some(7),
+            unit: None,
+            exe: None,
+        };
         let refused = wish(&known, record)?;
         Some((refused.secret.to_string(), refused.field.map(|field| field.as_str().to_owned())))
     }
