@@ -11,6 +11,8 @@ mod checkpoint;
 mod files;
 mod keys;
 mod log;
+#[cfg(test)]
+mod log_tests;
 mod open;
 mod query;
 mod record;
