@@ -14,6 +14,8 @@ mod log;
 #[cfg(test)]
 mod log_tests;
 mod open;
+#[cfg(test)]
+mod proof_tests;
 mod query;
 mod record;
 mod refusals;
