@@ -1,6 +1,8 @@
 //! Holds the rooms to their order and their doors: dependence runs one way, secrets leave by one door, and each
 //! outside technology lives in one room. The rules are functions over text, so that planted faults prove them.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
