@@ -4,6 +4,7 @@
 
 pub mod descriptor;
 pub mod file;
+mod fusermount;
 pub mod harden;
 pub mod lock;
 pub mod memory;
