@@ -34,6 +34,8 @@ pub struct ServerOptions {
     pub deadline: Duration,
 }
 
+/// How long a client may take to send its request once it was greeted: it has everything at hand.
+const REQUEST_WAIT: Duration = Duration::from_secs(5);
 /// Stack of a thread that serves one connection, in bytes.
 const STACK_BYTES: usize = 512 * 1024;
 
@@ -209,12 +211,13 @@ fn refuse(stream: &UnixStream, message: &str) {
 }
 
 fn serve(shared: &Shared, stream: &UnixStream, peer: &Peer) {
-    let mut timed = Timed::new(stream, shared.options.deadline);
+    let mut timed = Timed::new(stream, REQUEST_WAIT.min(shared.options.deadline));
     if wire::write_header(&mut timed, &Greeting::Ready { protocol: PROTOCOL }).is_err() {
         return;
     }
     let answered =
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| answer(shared, &mut timed, peer)));
+    let mut timed = Timed::new(stream, shared.options.deadline);
     let outcome = match answered {
         Ok(Ok((answer, payload))) => send(&mut timed, answer, payload),
         Ok(Err(fault)) => wire::write_header(&mut timed, &AnswerHeader::Fault(fault)),
