@@ -228,7 +228,10 @@ fn rotating_a_deleted_log_saves_its_records_and_goes_on() {
     drop(log);
     let verdict = verify(&scratch.log(), None).unwrap();
     let fault = verdict.fault.unwrap();
-    assert_eq!(fault.what, "records 11 to 12 are missing here", "the first was saved, the second was cut");
+    assert!(
+        fault.what.starts_with("records 11 to 12 are missing here"),
+        "{fault:?}: the first was saved, the second was cut"
+    );
 }
 
 #[test]

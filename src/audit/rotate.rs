@@ -1,15 +1,21 @@
 //! Beginning a new file, and removing old ones within the budget.
 //!
 //! The log's name always stands for a file: the new one is made beside it with its first record, the old one gets its
-//! second name (`NAME.N`), and one rename gives the new one the log's name. Each file but the last ends with a seal
-//! and is on the disk before the next one begins.
+//! second name (`NAME.N`), and one rename gives the new one the log's name. Each file but the last ends with a seal.
+//!
+//! In `power-safe` the old file is on the disk before the new one has the name, while recorders wait. In
+//! `process-safe` nobody waits for the disk: almost all of the old file was synced before, and the rest is right
+//! after. A power cut within these milliseconds can take the last records of the old file; the proof then says that
+//! they are missing, and why that may be.
 
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use super::Durability;
 use super::chain::Link;
 use super::files::{
     Lines, coming_path, line_at, parts, read_up_to, rotated_numbers, rotated_path, seals_path,
@@ -80,6 +86,10 @@ pub(super) fn rotate_when_full(shared: &Shared) {
 
 fn rotate(shared: &Shared, cause: Reason) -> Result<PathBuf, RotateFault> {
     let log = &shared.options.path;
+    let is_power_safe = shared.options.durability == Durability::PowerSafe;
+    let coming = coming_path(log);
+    remove_if_there(&coming)?;
+    let file = file::create_new(&coming, Access::Append, 0o600)?;
     let mut writer = shared.hold()?;
     let in_place = writer.settle();
     match in_place {
@@ -87,7 +97,9 @@ fn rotate(shared: &Shared, cause: Reason) -> Result<PathBuf, RotateFault> {
             if writer.head.segment_records > 0 && !writer.seal((shared.options.clock)(), cause)? {
                 return Err(RotateFault::NoKey);
             }
-            writer.sink.file().sync_data()?;
+            if is_power_safe {
+                writer.sink.file().sync_data()?;
+            }
         }
         // A log that cannot be written for want of space, or that does not answer, is no log to be replaced.
         Err(fault @ (NotRecorded::Full | NotRecorded::Blocked | NotRecorded::Unwritable { .. })) => {
@@ -100,10 +112,8 @@ fn rotate(shared: &Shared, cause: Reason) -> Result<PathBuf, RotateFault> {
     let rotated = rotated_path(log, number);
     let reason = if in_place.is_ok() { cause } else { Reason::LogReplaced };
     let line = writer.continuation((shared.options.clock)(), reason);
-    let coming = coming_path(log);
-    remove_if_there(&coming)?;
-    let file = file::create_new(&coming, Access::Append, 0o600)?;
-    let begun = (&file).write_all(&line).and_then(|()| file.sync_all());
+    let begun = (&file).write_all(&line);
+    let begun = begun.and_then(|()| if is_power_safe { file.sync_all() } else { Ok(()) });
     let moved = begun.and_then(|()| match in_place {
         Ok(()) => std::fs::hard_link(log, &rotated),
         Err(_) => save_what_is_held(&writer, log, &rotated),
@@ -119,10 +129,20 @@ fn rotate(shared: &Shared, cause: Reason) -> Result<PathBuf, RotateFault> {
         remove_if_there(&coming)?;
         return Err(error.into());
     }
+    let old = writer.sink.file();
     let sink = Box::new(FileSink::new(log, file)?);
     writer.continue_in(sink, &line);
-    shared.switch_disk(writer.sink.file(), writer.written_bytes);
+    let new = writer.sink.file();
+    let written_bytes = writer.written_bytes;
+    if is_power_safe {
+        shared.switch_disk(Arc::clone(&new), written_bytes);
+    }
     drop(writer);
+    if !is_power_safe {
+        old.sync_data()?;
+        new.sync_all()?;
+        shared.switch_disk(new, written_bytes);
+    }
     file::sync_directory(file::directory_of(log))?;
     Ok(rotated)
 }
