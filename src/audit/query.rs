@@ -77,6 +77,14 @@ impl Iterator for Records {
 /// # Errors
 /// Where a file cannot be read; `NotFound` where there is no log.
 pub fn find(path: &Path, seq: u64) -> io::Result<Option<String>> {
+    // A rotation between the listing and the reading can hide a record once.
+    match find_once(path, seq)? {
+        None => find_once(path, seq),
+        found => Ok(found),
+    }
+}
+
+fn find_once(path: &Path, seq: u64) -> io::Result<Option<String>> {
     let numbers = rotated_numbers(path)?;
     let begins_before = |number: Option<&u64>| -> io::Result<Option<Part>> {
         let part = part_at(number.map_or_else(|| path.to_owned(), |number| rotated_path(path, *number)))?;
