@@ -311,7 +311,8 @@ fn refusals_leave_the_last_tenth_of_the_space_alone() {
     std::fs::write(tmpfs.path("ballast"), vec![0; 950_000]).unwrap();
     log.settle();
     let before = std::fs::metadata(&path).unwrap().len();
-    let denied = Entry::new(Operation::Open, Outcome::Denied);
+    let who = Who { uid: 7, ..Who::default() };
+    let denied = Entry { who: Some(&who), ..Entry::new(Operation::Open, Outcome::Denied) };
     for _ in 0..1_000 {
         assert!(log.record_refusal(&denied).unwrap().is_none());
         log.refused(&Entry::new(Operation::Stat, Outcome::Hidden));
