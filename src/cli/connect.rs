@@ -32,7 +32,8 @@ pub(super) fn run(
             let within = config.limits.control_deadline + Duration::from_secs(2);
             return ask(&stream, &command, &values, file, within);
         }
-        let trouble = match daemon::open(config, surroundings, None, Duration::ZERO) {
+        let config = daemon::check(&config.file).map_err(|faults| CommandFault::invalid(&faults))?;
+        let trouble = match daemon::open(&config, surroundings, None, Duration::ZERO) {
             Ok(rooms) => return directly(rooms, command, values, file),
             Err(trouble) => trouble,
         };

@@ -16,7 +16,7 @@ use super::arguments::Explain;
 use super::{Context, Exit, output, secret_path};
 
 pub(super) fn explain(context: &Context, options: &Explain) -> Result<Exit, CommandFault> {
-    let config = context.config()?;
+    let config = context.trusted_config()?;
     let policy = daemon::load_policy(&config).map_err(|faults| CommandFault::invalid(&faults))?.policy;
     let secret = secret_path(&options.path)?;
     let field = options.field.as_deref().or(options.of_field.as_deref()).map(FieldName::parse).transpose()?;

@@ -36,8 +36,13 @@ struct Context {
 }
 
 impl Context {
-    /// The configuration, checked.
+    /// The configuration: enough to find the running instance, which has checked who could have written what.
     fn config(&self) -> Result<Config, CommandFault> {
+        Config::load(&self.config_file).map_err(|faults| CommandFault::invalid(&faults))
+    }
+
+    /// The configuration, and nobody else could have written what it names: before we trust the files ourselves.
+    fn trusted_config(&self) -> Result<Config, CommandFault> {
         daemon::check(&self.config_file).map_err(|faults| CommandFault::invalid(&faults))
     }
 }

@@ -43,6 +43,13 @@ fn peers_have_what_policy_grants_them_and_learn_nothing_of_the_rest() {
     assert!(status.get("policy").is_none() && status["state"] == json!("serving"), "{status}");
     assert_eq!(run(OPERATOR, &["ls", "--json"]).expect(0).json(), json!(["prod/db", "staging/db"]));
     run(OPERATOR, &["get", "prod/db", "password"]).expect(4);
+    let none = run(OPERATOR, &["get", "prod/db", "password", "--version", "next"]).expect(3);
+    world.run_with(&["put", "prod/db", "password", "--stage", "next"], b"staged").expect(0);
+    let staged = run(OPERATOR, &["get", "prod/db", "password", "--version", "next"]).expect(3);
+    assert_eq!(
+        staged.err, none.err,
+        "whether a version is staged is not told to whom the stage is not granted"
+    );
     assert_eq!(run(OPERATOR, &["get", "staging/db", "password"]).expect(0).out, b"staging");
     run(OPERATOR, &["put", "staging/db", "password"]).expect(0);
     run(OPERATOR, &["put", "prod/db", "password"]).expect(4);
