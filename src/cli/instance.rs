@@ -138,6 +138,7 @@ pub(super) fn status(context: &Context) -> Result<Exit, CommandFault> {
 
 fn status_of(config: &Config) -> Result<StatusAnswer, CommandFault> {
     match Contact::make(&config.control.socket)? {
+        Contact::Full(fault) => Err(fault),
         Contact::Nobody => Err(CommandFault::failed(format!(
             "no instance answers at {}: start one with `credfs mount`",
             config.control.socket.display()
