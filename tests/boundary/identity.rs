@@ -199,15 +199,18 @@ print(attempt(lambda: os.pread(fd, 100, 0)))
 groups([7, 24100])
 print(attempt(lambda: opened(path)))
 ";
-    let text = python(script, &[&instance.path("team/db/password")]);
+    let path = instance.path("team/db/password");
+    assert_eq!(Asker::uid(ALICE).groups(&[1, 24100]).read(&path), "read hunter3");
+    assert_eq!(Asker::uid(BOB).groups(&[24100]).read(&path), "EACCES", "the group of another user");
+    let text = python(script, &[&path]);
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines[0], "EACCES");
     assert_eq!(lines[1], "read hunter3");
     assert_eq!(lines[2], "EACCES", "left the group after an allowed read");
     assert_eq!(lines[4], "read hunter3", "joined it after a denied one");
     let records = instance.records();
-    assert_eq!(records.released(), 2);
-    assert!(records.all("open", "denied").iter().map(|record| record.count()).sum::<u64>() == 2);
+    assert_eq!(records.released(), 3);
+    assert_eq!(records.all("open", "denied").iter().map(|record| record.count()).sum::<u64>(), 3);
     let released = records.last("open", "released");
     assert_eq!(released.text("identity"), "operators");
     // The opener himself is read from his handle under the policy in force: uid, gid and process are unchanged.

@@ -30,11 +30,6 @@ impl Asker {
         Self { uid, gid: uid, ..Self::default() }
     }
 
-    pub(crate) fn gid(mut self, gid: u32) -> Self {
-        self.gid = gid;
-        self
-    }
-
     pub(crate) fn groups(mut self, groups: &[u32]) -> Self {
         self.groups = groups.to_vec();
         self

@@ -39,10 +39,7 @@ pub(crate) struct Setup {
     environment: Vec<(&'static str, String)>,
     parent: Option<PathBuf>,
     warnings_expected: bool,
-    before_mount: Vec<BeforeMount>,
 }
-
-type BeforeMount = Box<dyn FnOnce(&Instance)>;
 
 /// A running instance.
 pub(crate) struct Instance {
@@ -62,7 +59,6 @@ impl Default for Setup {
             environment: Vec::new(),
             parent: None,
             warnings_expected: false,
-            before_mount: Vec::new(),
         }
     }
 }
@@ -95,12 +91,6 @@ impl Setup {
         self
     }
 
-    /// Does something between `init` and `mount`.
-    pub(crate) fn before_mount(mut self, act: impl FnOnce(&Instance) + 'static) -> Self {
-        self.before_mount.push(Box::new(act));
-        self
-    }
-
     /// `init`, the policy and the configuration; not mounted.
     #[track_caller]
     pub(crate) fn initialised(self) -> Instance {
@@ -116,9 +106,6 @@ impl Setup {
         instance.command(&["init", "--mount-point", &mount_point]).ok();
         instance.edit_config(&self.edits);
         instance.write_policy(&self.policy);
-        for act in self.before_mount {
-            act(&instance);
-        }
         instance
     }
 
@@ -337,7 +324,7 @@ impl Instance {
             && daemon.is_running()
         {
             drop(std::process::Command::new("kill").args(["-s", "TERM", &daemon.pid().to_string()]).status());
-            drop(daemon.wait(END_LIMIT));
+            let _ended = daemon.wait(END_LIMIT);
         }
     }
 }

@@ -25,7 +25,6 @@ pub(crate) struct Done {
     pub(crate) signal: Option<i32>,
     pub(crate) out: Vec<u8>,
     pub(crate) err: String,
-    pub(crate) took: Duration,
 }
 
 impl Program {
@@ -62,7 +61,6 @@ impl Program {
     #[track_caller]
     pub(crate) fn run(mut self) -> Done {
         let shown = format!("{:?}", self.command);
-        let begun = Instant::now();
         let mut child = self
             .command
             .stdin(Stdio::piped())
@@ -92,11 +90,10 @@ impl Program {
             // A child that hangs in the kernel is not waited for: the test fails now.
             panic!("{shown}: still running after {:?}", self.limit);
         };
-        let took = begun.elapsed();
         writer.join().expect("the writer ends");
         let (out, err) = (out.join().expect("stdout"), err.join().expect("stderr"));
         let err = String::from_utf8_lossy(&err).into_owned();
-        Done { shown, code: status.code(), signal: status.signal(), out, err, took }
+        Done { shown, code: status.code(), signal: status.signal(), out, err }
     }
 
     /// Starts it and keeps it running, its output in `log`.
@@ -201,7 +198,7 @@ impl Drop for Kept {
         drop(Command::new("kill").args(["-s", "TERM", &self.pid().to_string()]).status());
         if wait_within(&mut self.child, Duration::from_secs(5)).is_none() {
             drop(self.child.kill());
-            drop(wait_within(&mut self.child, Duration::from_secs(5)));
+            let _ended = wait_within(&mut self.child, Duration::from_secs(5));
         }
     }
 }
