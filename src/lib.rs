@@ -25,3 +25,9 @@ pub mod tree;
 pub mod config;
 
 pub mod fuse;
+
+pub mod control;
+
+pub mod daemon;
+
+pub mod cli;

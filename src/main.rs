@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    credfs::fuse::notifier::run_if_asked(std::env::args_os()).unwrap_or(ExitCode::SUCCESS)
+    credfs::cli::run()
 }

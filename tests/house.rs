@@ -18,7 +18,7 @@ const GUARDED: [(&str, &[&str]); 9] = [
     ("rusqlite", &["store/local/"]),
     ("clap", &["cli/"]),
     ("chacha20poly1305", &["store/local/"]),
-    ("ed25519_dalek", &["audit/"]),
+    ("ed25519_dalek", &["audit/", "daemon/sample/"]),
     ("toml", &["document/"]),
     ("secrecy", &["model/secret.rs"]),
 ];

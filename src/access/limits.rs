@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn a_rate_is_a_minutes_worth_at_once_and_then_steady() {
         let counters = counters();
-        let limit = RateLimit { reads_per_minute: 60 };
+        let limit = RateLimit { reads_per_minute: 60, grant: 0 };
         let start = Instant::now();
         for _ in 0..60 {
             assert!(counters.take_read("rule", 1, limit, start).is_ok());

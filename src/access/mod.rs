@@ -5,6 +5,7 @@
 //! [`Receipt`](crate::audit::Receipt), which only the audit log makes.
 
 mod administer;
+mod get;
 mod limits;
 mod places;
 mod read;

@@ -66,9 +66,9 @@ impl Reader {
 
 /// A value that was permitted, fetched and recorded. Only the gate makes one.
 pub struct Released {
-    value: SecretBytes,
-    receipt: Receipt,
-    standing: Standing,
+    pub(super) value: SecretBytes,
+    pub(super) receipt: Receipt,
+    pub(super) standing: Standing,
 }
 
 impl Released {
@@ -76,6 +76,12 @@ impl Released {
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         self.value.expose()
+    }
+
+    /// The value itself, to be handed over once.
+    #[must_use]
+    pub fn into_value(self) -> SecretBytes {
+        self.value
     }
 
     /// The proof of the record.
@@ -362,7 +368,7 @@ impl Gate {
 }
 
 /// A version that is not active is refused whatever policy says.
-fn check_state(target: &Target) -> Result<(), Refusal> {
+pub(super) fn check_state(target: &Target) -> Result<(), Refusal> {
     if target.deleted {
         return Err(Refusal::new(Outcome::Hidden, Reason::NotFound));
     }

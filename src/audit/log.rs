@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,14 @@ use super::recorded::Recorded;
 use super::refusals::Refusals;
 use super::writer::{NotRecorded, Writer};
 use super::{Durability, Fingerprint, Options, upkeep};
+use crate::sys::process;
+
+/// How often `wait_max` is waited for a holder that merely lacks the CPU.
+const WAITS_MAX: u32 = 25;
+
+thread_local! {
+    static OWN_TID: u32 = process::own_tid();
+}
 
 /// The proof that a record was written. Only the log can make one.
 #[derive(Debug, PartialEq, Eq)]
@@ -76,6 +84,8 @@ pub(super) struct Shared {
     writer: Mutex<Writer>,
     /// Since when someone holds the writer, in microseconds since boot; 0: nobody does.
     busy_since_us: AtomicU64,
+    /// The thread that holds the writer, while someone does.
+    holder: AtomicU32,
     pub(super) keys: KeyFile,
     /// One at a time: making keys, rotating, checkpointing, removing.
     pub(super) chores: Mutex<()>,
@@ -134,6 +144,7 @@ impl Shared {
             options,
             writer: Mutex::new(writer),
             busy_since_us: AtomicU64::new(0),
+            holder: AtomicU32::new(0),
             checkpointed: AtomicU64::new(keys.checkpointed()),
             keys,
             chores: Mutex::new(()),
@@ -154,18 +165,34 @@ impl Shared {
     pub(super) fn hold(&self) -> Result<Holding<'_>, NotRecorded> {
         let writer = match self.writer.try_lock() {
             Some(writer) => writer,
-            None if self.is_stuck() => return Err(NotRecorded::Blocked),
-            None => self.writer.try_lock_for(self.options.wait_max).ok_or(NotRecorded::Blocked)?,
+            None => self.wait_for_writer()?,
         };
+        self.holder.store(OWN_TID.with(|tid| *tid), Ordering::Release);
         let now_us = (self.options.clock)().mono_us.max(1);
         self.busy_since_us.store(now_us, Ordering::Release);
         Ok(Holding { writer, busy_since_us: &self.busy_since_us })
     }
 
+    /// Waits for the writer. A holder that has the CPU taken from it is waited for a little longer: on a busy
+    /// machine that takes tens of milliseconds, and no sink is to blame.
+    fn wait_for_writer(&self) -> Result<MutexGuard<'_, Writer>, NotRecorded> {
+        for _ in 0..WAITS_MAX {
+            if self.is_stuck() {
+                break;
+            }
+            if let Some(writer) = self.writer.try_lock_for(self.options.wait_max) {
+                return Ok(writer);
+            }
+        }
+        Err(NotRecorded::Blocked)
+    }
+
     fn is_stuck(&self) -> bool {
         let since_us = self.busy_since_us.load(Ordering::Acquire);
         let wait_us = u64::try_from(self.options.wait_max.as_micros()).unwrap_or(u64::MAX);
-        since_us != 0 && (self.options.clock)().mono_us.saturating_sub(since_us) > wait_us
+        since_us != 0
+            && (self.options.clock)().mono_us.saturating_sub(since_us) > wait_us
+            && !process::is_own_thread_running(self.holder.load(Ordering::Acquire))
     }
 
     /// Writes one record and, in `power-safe`, waits until the disk has it.

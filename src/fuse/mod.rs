@@ -64,6 +64,9 @@ pub struct Session {
     notices: Option<Arc<notices::Notices>>,
 }
 
+/// What the clock leaves whoever times a request itself, so that he can record and answer.
+const GRACE: Duration = Duration::from_millis(200);
+
 /// How long the end of a session is waited for before its connection is aborted.
 const END_WAIT: Duration = Duration::from_millis(500);
 
@@ -100,7 +103,7 @@ impl Session {
         mounted: mount::Mounted,
     ) -> Result<Self, SessionFault> {
         let log = Arc::clone(tree.gate().log());
-        let patience = Patience { audit: options.audit_wait, request: options.request_deadline };
+        let patience = Patience { audit: options.audit_wait, request: options.request_deadline + GRACE };
         let watch = Watch::start(patience, Box::new(move || log.is_stuck()))?;
         let adapter = Arc::new(Adapter {
             tree: Arc::clone(tree),

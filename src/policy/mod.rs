@@ -78,6 +78,17 @@ impl Policy {
         &self.views
     }
 
+    /// The executables that rules name.
+    #[must_use]
+    pub fn executables(&self) -> Vec<std::path::PathBuf> {
+        let conditions = self.identities.iter().flat_map(|identity| &identity.conditions);
+        let named = conditions.filter_map(|condition| match condition {
+            identity::Condition::Exe(paths) => Some(paths),
+            _ => None,
+        });
+        named.flatten().cloned().collect()
+    }
+
     /// The login that an identity brings to a store.
     #[must_use]
     pub fn login_of(&self, identity: &str, store: &str) -> Option<&LoginSpec> {

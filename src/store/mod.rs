@@ -36,7 +36,7 @@ impl Login {
 }
 
 /// How a store is, as far as it knows without asking anyone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StoreState {
     /// Answering.

@@ -4,12 +4,16 @@
 
 pub mod descriptor;
 pub mod file;
+pub mod harden;
 pub mod lock;
 pub mod memory;
 pub mod mount;
 pub mod mountinfo;
 pub mod names;
+pub mod notify;
+pub mod peer;
 pub mod probe;
 pub mod process;
 pub mod spawn;
+pub mod terminal;
 pub mod touch;

@@ -49,6 +49,43 @@ pub fn gid_of(group: &str) -> Option<u32> {
     })
 }
 
+/// The groups of a user, his own first, as getgrouplist(3) says. `None`: unknown.
+#[must_use]
+pub fn groups_of(user: &str) -> Option<Vec<u32>> {
+    let name = CString::new(user).ok()?;
+    let own = with_growing_buffer(|buffer| {
+        let mut entry = std::mem::MaybeUninit::<libc::passwd>::uninit();
+        let mut found = std::ptr::null_mut();
+        // SAFETY: every pointer is valid for the call, and the buffer's length is the one given.
+        let status = unsafe {
+            libc::getpwnam_r(
+                name.as_ptr(),
+                entry.as_mut_ptr(),
+                buffer.as_mut_ptr().cast(),
+                buffer.len(),
+                &raw mut found,
+            )
+        };
+        // SAFETY: where `found` is not null it points to `entry`, filled in.
+        (status, (!found.is_null()).then(|| unsafe { (*found).pw_gid }))
+    })?;
+    let mut groups = vec![0; 64];
+    loop {
+        let mut count = libc::c_int::try_from(groups.len()).ok()?;
+        // SAFETY: the list has room for `count` groups, which is what is said; `name` ends with a NUL.
+        let status = unsafe { libc::getgrouplist(name.as_ptr(), own, groups.as_mut_ptr(), &raw mut count) };
+        let count = usize::try_from(count).ok()?;
+        if status >= 0 {
+            groups.truncate(count);
+            return Some(groups);
+        }
+        if groups.len() >= 65_536 {
+            return None;
+        }
+        groups.resize(count.max(groups.len() * 2), 0);
+    }
+}
+
 /// The effective uid of this process.
 #[must_use]
 pub fn own_uid() -> u32 {

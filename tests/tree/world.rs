@@ -39,7 +39,7 @@ pub(crate) struct World {
     pub(crate) store: Arc<Local>,
     pub(crate) gate: Arc<Gate>,
     pub(crate) tree: Arc<Tree>,
-    pub(crate) identifier: Identifier,
+    pub(crate) identifier: Arc<Identifier>,
     pub(crate) runtime: tokio::runtime::Runtime,
     /// A process that is not this one, for callers to be.
     pub(crate) process: Child,
@@ -53,6 +53,16 @@ fn sleeper() -> Child {
 
 impl World {
     pub(crate) fn new(name: &str, policy: &str) -> Self {
+        Self::built(name, policy, |store| store, None)
+    }
+
+    /// A world whose store is wrapped, or whose log lies elsewhere.
+    pub(crate) fn built(
+        name: &str,
+        policy: &str,
+        wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
+        log: Option<&std::path::Path>,
+    ) -> Self {
         let directory = std::env::temp_dir().join(format!("credfs-tree-{}-{name}", std::process::id()));
         let _ = std::fs::remove_dir_all(&directory);
         std::fs::create_dir_all(&directory).unwrap();
@@ -66,20 +76,22 @@ impl World {
         options.clock = Arc::new(move || ticking.now());
         Local::create(&path, &key()).unwrap();
         let store = Arc::new(Local::open(options).unwrap());
-        let (log, _) = Log::open(LogOptions::at(&directory.join("audit.log"))).unwrap();
+        let (log, _) = Log::open(LogOptions::at(log.unwrap_or(&directory.join("audit.log")))).unwrap();
         let log = Arc::new(log);
-        let places = Places::new(vec![(String::new(), Arc::clone(&store) as Arc<dyn Store>)]).unwrap();
+        let wrapped = wrap(Arc::clone(&store) as Arc<dyn Store>);
+        let places = Places::new(vec![(String::new(), wrapped)]).unwrap();
         let ticking = clock.clone();
         let gate = Arc::new(Gate::new(Parts {
             places,
             policy: parse_policy(&directory, policy),
             log,
-            limits: Limits { in_flight_per_uid_max: 64, request_deadline: Duration::from_secs(5) },
+            limits: Limits { in_flight_per_uid_max: 64, request_deadline: Duration::from_secs(2) },
             clock: Box::new(move || ticking.now()),
         }));
         let tree = Tree::new(Arc::clone(&gate), tree_options());
-        let identifier =
-            Identifier::new(IdentifierOptions::default(), Arc::new(ProcExecutables::default())).unwrap();
+        let identifier = Arc::new(
+            Identifier::new(IdentifierOptions::default(), Arc::new(ProcExecutables::default())).unwrap(),
+        );
         let (process, other_process) = (sleeper(), sleeper());
         Self { directory, clock, store, gate, tree, identifier, runtime, process, other_process }
     }

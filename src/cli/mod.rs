@@ -1,0 +1,165 @@
+//! The command line: reads arguments and surroundings, runs one command, prints what came of it. It holds no rule:
+//! what a command does is the `control` room's, or the `daemon` room's.
+
+mod arguments;
+mod audit;
+mod connect;
+mod dev;
+mod doctor;
+mod exit;
+mod explain;
+mod input;
+mod instance;
+mod learn;
+mod output;
+mod secrets;
+mod stores;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use crate::config::Config;
+use crate::control::{CommandFault, Kind};
+use crate::daemon::{self, Surroundings};
+
+use arguments::{Arguments, Verb};
+pub use exit::Exit;
+
+/// What every command needs.
+struct Context {
+    config_file: std::path::PathBuf,
+    json: bool,
+    surroundings: Surroundings,
+}
+
+impl Context {
+    /// The configuration, checked.
+    fn config(&self) -> Result<Config, CommandFault> {
+        daemon::check(&self.config_file).map_err(|faults| CommandFault::invalid(&faults))
+    }
+}
+
+/// Runs the program on the arguments of this process.
+#[must_use]
+pub fn run() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return usage(&error),
+    };
+    log_to_standard_error(&arguments);
+    daemon::harden();
+    let context = Context {
+        config_file: arguments.config,
+        json: arguments.json,
+        surroundings: Surroundings {
+            notify_socket: std::env::var("NOTIFY_SOCKET").ok(),
+            watchdog_usec: std::env::var("WATCHDOG_USEC").ok().and_then(|text| text.parse().ok()),
+            credentials_directory: std::env::var_os("CREDENTIALS_DIRECTORY").map(Into::into),
+        },
+    };
+    match dispatch(&context, arguments.verb) {
+        Ok(exit) => exit.into(),
+        Err(fault) => {
+            for line in fault.message.lines() {
+                output::say(&format!("credfs: {line}"));
+            }
+            Exit::from(fault.kind).into()
+        }
+    }
+}
+
+fn dispatch(context: &Context, verb: Verb) -> Result<Exit, CommandFault> {
+    match verb {
+        Verb::Dev(options) => dev::dev(context, &options),
+        Verb::Init(options) => instance::init(context, &options),
+        Verb::Mount => instance::mount(context),
+        Verb::Put(options) => secrets::put(context, options),
+        Verb::Get(options) => secrets::get(context, &options),
+        Verb::Ls { path } => secrets::ls(context, path),
+        Verb::Versions { path } => secrets::versions(context, &path),
+        Verb::Promote { path } => secrets::promote(context, &path),
+        Verb::Rollback(options) => secrets::rollback(context, &options),
+        Verb::Revoke(options) => secrets::revoke(context, &options),
+        Verb::Delete(options) => secrets::delete(context, &options),
+        Verb::Undelete(options) => secrets::undelete(context, &options),
+        Verb::Destroy(options) => secrets::destroy(context, &options),
+        Verb::Reload => instance::reload(context),
+        Verb::Refresh { path } => instance::refresh(context, path.as_deref()),
+        Verb::Check => instance::check(context),
+        Verb::Explain(options) => explain::explain(context, &options),
+        Verb::Learn { since } => learn::learn(context, &since),
+        Verb::WhoRead(options) => audit::who_read(context, &options),
+        Verb::Audit(verb) => audit::audit(context, verb),
+        Verb::Backup { file, store } => stores::backup(context, &file, store),
+        Verb::Restore(options) => stores::restore(context, &options),
+        Verb::Rekey { store } => stores::rekey(context, store),
+        Verb::Status => instance::status(context),
+        Verb::Doctor => doctor::doctor(context),
+    }
+}
+
+/// Help and version are no errors; everything else is exit code 2. An argument that was not understood may be a value
+/// that someone put there: it is not repeated.
+fn usage(error: &clap::Error) -> ExitCode {
+    use clap::error::ErrorKind::{DisplayHelp, DisplayVersion, DisplayHelpOnMissingArgumentOrSubcommand};
+    match error.kind() {
+        DisplayHelp | DisplayVersion => {
+            // A reader that went away is no failure.
+            drop(error.print());
+            Exit::Done.into()
+        }
+        DisplayHelpOnMissingArgumentOrSubcommand => {
+            drop(error.print());
+            Exit::Usage.into()
+        }
+        kind => {
+            output::say(&format!("credfs: {}", kind.as_str().unwrap_or("the command line was not understood")));
+            for (part, value) in error.context() {
+                use clap::error::ContextKind::{
+                    InvalidArg, PriorArg, SuggestedArg, SuggestedSubcommand, Usage, ValidSubcommand, ValidValue,
+                };
+                // What was typed as a value, or as an argument nobody knows, stays untold.
+                let is_ours = matches!(
+                    part,
+                    PriorArg | SuggestedArg | SuggestedSubcommand | ValidSubcommand | ValidValue
+                ) || (part == InvalidArg && kind != clap::error::ErrorKind::UnknownArgument);
+                if part == Usage {
+                    output::say(&value.to_string());
+                } else if is_ours {
+                    output::say(&format!("  {part}: {value}"));
+                }
+            }
+            output::say("For more, try --help.");
+            Exit::Usage.into()
+        }
+    }
+}
+
+fn log_to_standard_error(arguments: &Arguments) {
+    let usual = if matches!(arguments.verb, Verb::Mount) { "info" } else { "warn" };
+    let wanted = arguments.log_level.as_deref().unwrap_or(usual);
+    let filter = EnvFilter::try_new(wanted).unwrap_or_else(|_| EnvFilter::new(usual));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false);
+    // Under systemd the journal dates every line itself.
+    let done = if std::env::var_os("JOURNAL_STREAM").is_some() {
+        log.without_time().try_init()
+    } else {
+        log.try_init()
+    };
+    if done.is_err() {
+        output::say("credfs: warning: no log can be written");
+    }
+}
+
+/// A path that someone typed.
+fn secret_path(text: &str) -> Result<crate::model::SecretPath, CommandFault> {
+    crate::model::SecretPath::parse(text.trim_matches('/'))
+        .map_err(|fault| CommandFault::new(Kind::Usage, format!("the path of the secret: {fault}")))
+}

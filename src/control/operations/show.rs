@@ -1,0 +1,214 @@
+//! Commands that show: names, versions, and values.
+
+use std::sync::Arc;
+
+use crate::access::{Actor, Gate, Opening, Reader, Refusal, Target};
+use crate::model::{FieldName, Outcome, Secret, SecretPath, Stage, Standing, VersionInfo};
+use crate::policy::{Action, Decision, Listing, Request};
+
+use super::super::fault::kind_of;
+use super::super::{Answer, CommandFault, Kind, ListedField, Payload, VersionRow, Which};
+
+/// What someone may see of a secret.
+struct Sight<'a> {
+    gate: &'a Gate,
+    actor: &'a Actor<'a>,
+}
+
+impl Sight<'_> {
+    fn administers(&self, path: &SecretPath) -> bool {
+        let Actor::Peer(caller) = self.actor else { return true };
+        let request = Request { action: Action::Admin, secret: path, field: None, standing: None };
+        matches!(self.gate.policy().decide(*caller, &request, self.gate.now()), Decision::Allow(_))
+    }
+
+    /// Whether the secret is there for the actor. One that is deleted is there for who may restore it.
+    fn sees(&self, path: &SecretPath, secret: &Secret) -> bool {
+        match self.actor {
+            Actor::Owner(_) => true,
+            Actor::Peer(_) if self.administers(path) => true,
+            Actor::Peer(caller) => !secret.deleted && self.gate.policy().may_list(*caller, path),
+        }
+    }
+
+    fn sees_version(&self, path: &SecretPath, standing: &Standing, field: Option<&FieldName>) -> bool {
+        match self.actor {
+            Actor::Owner(_) => true,
+            Actor::Peer(_) if self.administers(path) => true,
+            Actor::Peer(caller) => {
+                let listing = self.gate.policy().may_list_version(*caller, path, standing, field, self.gate.now());
+                matches!(listing, Listing::Visible)
+            }
+        }
+    }
+
+    /// The secret, if it is there for the actor; what is hidden is answered exactly as what does not exist.
+    fn secret(&self, path: &SecretPath) -> Result<Arc<Secret>, CommandFault> {
+        let known = self.gate.places().known(path).filter(|secret| self.sees(path, secret));
+        known.ok_or_else(|| CommandFault::not_found(format!("{path} does not exist: `credfs ls` shows what does")))
+    }
+}
+
+/// Paths of the secrets below `directory`; where it is a secret itself, its current fields come first.
+pub(super) fn list(gate: &Gate, actor: &Actor<'_>, directory: &str) -> Result<Answer, CommandFault> {
+    let sight = Sight { gate, actor };
+    let directory = directory.trim_matches('/');
+    let mut names = Vec::new();
+    let mut is_there = directory.is_empty();
+    if !is_there {
+        let path = SecretPath::from_store(directory)?;
+        if let Ok(secret) = sight.secret(&path) {
+            is_there = true;
+            names.extend(visible_fields(&sight, &path, &secret));
+        }
+    }
+    gate.places().visit_below(directory, &mut |path, secret| {
+        // The predicate of a deleted secret is the same for all: only `versions` and `undelete` know it.
+        if !secret.deleted && sight.sees(path, secret) {
+            is_there = true;
+            names.push(path.as_str().to_owned());
+        }
+        true
+    });
+    if is_there {
+        Ok(Answer::Names { names })
+    } else {
+        Err(CommandFault::not_found(format!("{directory} does not exist: `credfs ls` shows what does")))
+    }
+}
+
+fn visible_fields(sight: &Sight<'_>, path: &SecretPath, secret: &Secret) -> Vec<String> {
+    let Some(version) = secret.current.and_then(|number| secret.version(number)) else { return Vec::new() };
+    let standing = secret.standing(version);
+    version
+        .fields
+        .iter()
+        .filter(|field| sight.sees_version(path, &standing, Some(&field.name)))
+        .map(|field| field.name.as_str().to_owned())
+        .collect()
+}
+
+/// The versions that are there for the actor.
+pub(super) fn versions(gate: &Gate, actor: &Actor<'_>, path: &SecretPath) -> Result<Answer, CommandFault> {
+    let sight = Sight { gate, actor };
+    let secret = sight.secret(path)?;
+    let rows = secret
+        .versions
+        .iter()
+        .filter(|version| sight.sees_version(path, &secret.standing(version), None))
+        .map(|version| row(&sight, path, &secret, version))
+        .collect();
+    Ok(Answer::Versions { secret: path.clone(), versions: rows })
+}
+
+fn row(sight: &Sight<'_>, path: &SecretPath, secret: &Secret, version: &VersionInfo) -> VersionRow {
+    let standing = secret.standing(version);
+    let fields = version
+        .fields
+        .iter()
+        .filter(|field| sight.sees_version(path, &standing, Some(&field.name)))
+        .map(|field| ListedField { name: field.name.clone(), bytes: field.bytes })
+        .collect();
+    VersionRow {
+        version: version.number,
+        stages: standing.held.iter().collect(),
+        created: version.created.rfc3339(),
+        state: if secret.deleted && version.state == crate::model::State::Active {
+            crate::model::State::Deleted
+        } else {
+            version.state
+        },
+        fields,
+    }
+}
+
+/// Hands out one field or all: to an administrator, else to whom policy lets read. Each is recorded first.
+pub(super) async fn get(
+    gate: &Arc<Gate>,
+    actor: &Actor<'_>,
+    path: &SecretPath,
+    field: Option<FieldName>,
+    which: Which,
+) -> Result<(Answer, Payload), CommandFault> {
+    let sight = Sight { gate, actor };
+    let secret = sight.secret(path)?;
+    let number = match which {
+        Which::Number(number) => number,
+        Which::Stage(stage) => secret.at(stage).ok_or_else(|| {
+            CommandFault::not_found(format!("{path} has no {stage} version: `credfs versions {path}` shows them"))
+        })?,
+    };
+    let absent = || {
+        CommandFault::not_found(format!("{path} has no version {number}: `credfs versions {path}` shows them"))
+    };
+    let version = secret.version(number).ok_or_else(absent)?;
+    let standing = secret.standing(version);
+    let wanted: Vec<FieldName> = match field {
+        Some(field) => vec![field],
+        None => version
+            .fields
+            .iter()
+            .map(|field| field.name.clone())
+            .filter(|field| sight.sees_version(path, &standing, Some(field)))
+            .collect(),
+    };
+    let mut values = Vec::with_capacity(wanted.len());
+    for field in &wanted {
+        let target = Target {
+            secret: path.clone(),
+            version: number,
+            field: field.clone(),
+            stage: Stage::ALL.into_iter().find(|stage| standing.held.contains(*stage)),
+            standing,
+            state: Some(version.state),
+            deleted: secret.deleted,
+        };
+        let released = if version.field(field).is_some() || matches!(actor, Actor::Peer(_)) {
+            release(gate, actor, target).await
+        } else {
+            Err(Refusal::HIDDEN)
+        };
+        values.push(released.map_err(|refusal| refused(path, number, field, refusal))?.into_value());
+    }
+    Ok((Answer::Values { secret: path.clone(), version: number, fields: wanted }, Payload::Values(values)))
+}
+
+async fn release(
+    gate: &Arc<Gate>,
+    actor: &Actor<'_>,
+    target: Target,
+) -> Result<crate::access::Released, Refusal> {
+    let Actor::Peer(caller) = actor else { return gate.get(actor, None, &target).await };
+    if let Some(permit) = gate.administers(caller, &target) {
+        return gate.get(actor, Some(&permit), &target).await;
+    }
+    match gate.open(caller, target, Reader::Command) {
+        Opening::Released(released) => Ok(released),
+        Opening::Refused(refusal) => Err(refusal),
+        Opening::Waiting(releasing) => releasing.await,
+    }
+}
+
+fn refused(path: &SecretPath, number: crate::model::Version, field: &FieldName, refusal: Refusal) -> CommandFault {
+    let kind = kind_of(refusal.outcome);
+    let field = field.as_str().escape_debug();
+    let message = match refusal.outcome {
+        Outcome::NoAudit => {
+            "the audit log cannot be written, so nothing was handed out: `credfs doctor` says why".to_owned()
+        }
+        Outcome::Revoked => format!("version {number} of {path} is revoked: put or roll back to another"),
+        Outcome::Destroyed => format!("version {number} of {path} is destroyed: its bytes are gone"),
+        Outcome::Denied => {
+            format!("policy does not let you read {field} of {path}: `credfs explain {path}` says why")
+        }
+        Outcome::Failed => {
+            format!("{field} of version {number} of {path} is damaged or cannot be read: `credfs doctor` says more")
+        }
+        _ if kind == Kind::StoreAway => format!("the store of {path} gives nothing now: `credfs status` says more"),
+        _ if kind == Kind::NotFound => format!(
+            "version {number} of {path} has no field {field} that can be read: `credfs ls {path}` shows its fields"
+        ),
+        _ => format!("{field} of {path} was refused: `credfs explain {path}` says why"),
+    };
+    CommandFault::new(kind, message)
+}

@@ -1,0 +1,41 @@
+//! Builds the rooms in order and runs them: an instance that serves, or files opened for one command. It may touch
+//! every room below; it knows no command line and reads no environment: what it needs of either is handed in.
+
+mod harden;
+mod init;
+mod reload;
+mod restore;
+mod rooms;
+mod sample;
+mod serve;
+
+pub use harden::harden;
+pub use init::{Laid, Layout};
+pub use restore::restore;
+pub use rooms::{OpenTrouble, Rooms, check, load_policy, local_options, open};
+pub use sample::Sandbox;
+pub use serve::{Serving, serve};
+
+use std::path::PathBuf;
+
+/// What a process is told by its surroundings, read once at the top.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// `NOTIFY_SOCKET` of systemd.
+    pub notify_socket: Option<String>,
+    /// `WATCHDOG_USEC` of systemd, in microseconds.
+    pub watchdog_usec: Option<u64>,
+    /// `CREDENTIALS_DIRECTORY` of systemd.
+    pub credentials_directory: Option<PathBuf>,
+}
+
+/// What is known of this process itself, for records.
+#[must_use]
+pub fn ourselves() -> crate::caller::Described {
+    crate::caller::Described {
+        uid: crate::sys::harden::own_uid(),
+        gid: crate::sys::harden::own_gid(),
+        pid: Some(std::process::id()),
+        ..crate::caller::Described::default()
+    }
+}

@@ -1,0 +1,67 @@
+//! Reading configuration and policy again while serving.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::access::Gate;
+use crate::caller::Identifier;
+use crate::config::Config;
+use crate::control::{Answer, CommandFault};
+
+use super::rooms::{check, load_policy};
+
+/// What a reload works on.
+pub(super) struct Reloader {
+    pub(super) gate: Arc<Gate>,
+    pub(super) identifier: Arc<Identifier>,
+    /// Guards the configuration that was in force at the start, against which changes that need a restart are told;
+    /// and lets one reload go on at a time.
+    pub(super) config: Mutex<Config>,
+    /// How long the kernel may keep what everyone could list.
+    pub(super) public_entry_lifetime: Duration,
+}
+
+impl Reloader {
+    /// Puts the policy as it is now in force, or leaves the old one there. Returns when no answer made by the old one
+    /// is remembered any more.
+    pub(super) fn reload(&self) -> Result<Answer, CommandFault> {
+        let config = self.config.lock();
+        let (new, loaded) = check(&config.file)
+            .and_then(|new| load_policy(&new).map(|loaded| (new, loaded)))
+            .map_err(|faults| {
+                for fault in &faults {
+                    tracing::error!(%fault, "not reloaded, the old policy stays in force");
+                }
+                CommandFault::invalid(&faults)
+            })?;
+        let mut warnings: Vec<String> = new.warnings().iter().chain(&loaded.warnings).map(ToString::to_string).collect();
+        warnings.extend(needs_restart(&config, &new));
+        let (policy, grants) = (loaded.policy.digest().as_str().to_owned(), loaded.policy.grant_count());
+        // Before the rules that name them are asked: what runs now was seen where it is allowed.
+        self.identifier.watch_executables(&loaded.policy.executables());
+        self.gate.put_in_force(loaded.policy);
+        std::thread::sleep(self.public_entry_lifetime);
+        tracing::info!(policy, grants, "policy in force");
+        for warning in &warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok(Answer::Reloaded { policy, grants, warnings })
+    }
+}
+
+fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
+    let changed = [
+        ("mount_point", old.mount_point != new.mount_point),
+        ("[stores]", old.stores != new.stores),
+        ("[audit]", old.audit != new.audit),
+        ("[limits]", old.limits != new.limits),
+        ("[control]", old.control != new.control),
+    ];
+    changed
+        .into_iter()
+        .filter(|(_, changed)| *changed)
+        .map(|(name, _)| format!("{}: {name} has changed and takes effect when the instance is restarted", new.file.display()))
+        .collect()
+}

@@ -1,0 +1,197 @@
+//! The rooms in their order: configuration, audit log, stores, policy, gate.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::access::{Gate, Limits, Parts, Places};
+use crate::audit::{self, Log, OpenFault, Opened, RefusalLimits};
+use crate::config::{self, Config, Durability, KeySetting, StoreSettings};
+use crate::control::{CommandFault, Kind, LocalStore};
+use crate::document::Fault;
+use crate::model::UnixTime;
+use crate::policy::{self, Loaded, Policy, SystemNames};
+use crate::store::{KeySource, Local, LocalOptions, Store, StoreFault};
+use crate::sys::harden;
+
+use super::Surroundings;
+
+/// Everything that is opened before anyone is served.
+pub struct Rooms {
+    /// The door to values and changes.
+    pub gate: Arc<Gate>,
+    /// The embedded stores by name.
+    pub locals: BTreeMap<String, LocalStore>,
+    /// What opening the audit log found.
+    pub opened: Opened,
+}
+
+/// Why the rooms could not be opened.
+pub enum OpenTrouble {
+    /// Another process holds the store or the log: a running instance, or a command that will end soon.
+    Busy(CommandFault),
+    /// We may not open the files; an instance may do it for us.
+    NotOurs(CommandFault),
+    /// Anything else.
+    Fault(CommandFault),
+}
+
+impl OpenTrouble {
+    /// The fault, where nothing can be done about it.
+    #[must_use]
+    pub fn into_fault(self) -> CommandFault {
+        match self {
+            Self::Busy(fault) | Self::NotOurs(fault) | Self::Fault(fault) => fault,
+        }
+    }
+}
+
+/// Loads the configuration and checks who could have written what it names.
+///
+/// # Errors
+/// Every fault, each with its line or file.
+pub fn check(file: &std::path::Path) -> Result<Config, Vec<Fault>> {
+    let config = Config::load(file)?;
+    let own = harden::own_uid();
+    // Root serves an instance of somebody else's on his behalf: his files are his.
+    let uid = if own == 0 { config.owner_uid } else { own };
+    let lax = config::check_ownership(&config, uid);
+    if lax.is_empty() { Ok(config) } else { Err(lax) }
+}
+
+/// Loads the policy that the configuration names.
+///
+/// # Errors
+/// Every fault.
+pub fn load_policy(config: &Config) -> Result<Loaded, Vec<Fault>> {
+    Policy::load(&config.policy.paths, &policy_options(config), &SystemNames)
+}
+
+fn policy_options(config: &Config) -> policy::Options {
+    policy::Options { retire_after: config.policy.retire_after, owner_uid: config.owner_uid }
+}
+
+/// Opens audit log, stores and policy. With `policy` a faulty policy is a fault; without, it is replaced by an empty
+/// one: the permissions of the files have decided who may administer.
+///
+/// # Errors
+/// [`OpenTrouble`]; nothing stays open then.
+pub fn open(
+    config: &Config,
+    surroundings: &Surroundings,
+    policy: Option<Policy>,
+    wait: Duration,
+) -> Result<Rooms, OpenTrouble> {
+    let policy = match policy {
+        Some(policy) => policy,
+        None => load_policy(config).map_or_else(
+            |_| Policy::from_texts(&[], &policy_options(config), &SystemNames),
+            Ok,
+        )
+        .map_err(|faults| OpenTrouble::Fault(CommandFault::invalid(&faults)))?
+        .policy,
+    };
+    let (log, opened) = Log::open(log_options(config, wait)).map_err(log_trouble)?;
+    let mut locals = BTreeMap::new();
+    let mut stores: Vec<(String, Arc<dyn Store>)> = Vec::new();
+    for settings in &config.stores {
+        let options = local_options(config, settings, surroundings, wait)?;
+        let store = Arc::new(Local::open(options).map_err(|fault| store_trouble(fault, settings))?);
+        stores.push((settings.prefix.clone(), Arc::clone(&store) as Arc<dyn Store>));
+        locals.insert(settings.name.clone(), LocalStore { store, path: settings.path.clone() });
+    }
+    let places = Places::new(stores)
+        .map_err(|fault| OpenTrouble::Fault(CommandFault::new(Kind::Invalid, fault.to_string())))?;
+    let gate = Arc::new(Gate::new(Parts {
+        places,
+        policy,
+        log: Arc::new(log),
+        limits: Limits {
+            in_flight_per_uid_max: size(config.limits.in_flight_per_uid_max),
+            request_deadline: config.limits.request_deadline,
+        },
+        clock: Box::new(|| UnixTime::from(std::time::SystemTime::now())),
+    }));
+    Ok(Rooms { gate, locals, opened })
+}
+
+/// A number of the configuration as a size in memory.
+pub(super) fn size(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+pub(super) fn log_options(config: &Config, wait: Duration) -> audit::Options {
+    audit::Options {
+        durability: match config.audit.durability {
+            Durability::ProcessSafe => audit::Durability::ProcessSafe,
+            Durability::PowerSafe => audit::Durability::PowerSafe,
+        },
+        segment_bytes: config.audit.segment_bytes,
+        max_bytes: Some(config.audit.max_bytes),
+        wait_max: config.limits.audit_wait,
+        lock_wait_max: wait,
+        refusals: RefusalLimits {
+            uids_max: size(config.limits.refusals_max),
+            pending_per_uid_max: u32::try_from(config.limits.refusals_per_uid_max).unwrap_or(u32::MAX),
+            ..RefusalLimits::default()
+        },
+        ..audit::Options::at(&config.audit.path)
+    }
+}
+
+/// How the local store of `settings` is opened.
+///
+/// # Errors
+/// Where its key is a credential and systemd gave none.
+pub fn local_options(
+    config: &Config,
+    settings: &StoreSettings,
+    surroundings: &Surroundings,
+    wait: Duration,
+) -> Result<LocalOptions, OpenTrouble> {
+    let key = match &settings.key {
+        KeySetting::File(path) => KeySource::File(path.clone()),
+        KeySetting::Credential(name) => KeySource::Credential(credential(name, surroundings)?),
+    };
+    Ok(LocalOptions {
+        keep_versions: settings.keep_versions,
+        busy_wait_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+        sealed_cache_bytes: size(config.limits.cache_bytes_max),
+        ..LocalOptions::new(&settings.name, settings.path.clone(), key)
+    })
+}
+
+fn credential(name: &str, surroundings: &Surroundings) -> Result<PathBuf, OpenTrouble> {
+    let directory = surroundings.credentials_directory.as_ref().ok_or_else(|| {
+        OpenTrouble::NotOurs(CommandFault::failed(format!(
+            "the key is the systemd credential {name:?}, and systemd gave this process none: ask the running \
+             instance, or add LoadCredential= to the unit"
+        )))
+    })?;
+    Ok(directory.join(name))
+}
+
+pub(super) fn log_trouble(fault: OpenFault) -> OpenTrouble {
+    let message = fault.to_string();
+    match fault {
+        OpenFault::Held { .. } => OpenTrouble::Busy(CommandFault::new(Kind::Audit, message)),
+        OpenFault::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            OpenTrouble::NotOurs(CommandFault::new(Kind::Audit, message))
+        }
+        _ => OpenTrouble::Fault(CommandFault::new(Kind::Audit, message)),
+    }
+}
+
+fn store_trouble(fault: StoreFault, settings: &StoreSettings) -> OpenTrouble {
+    let is_ours = std::fs::File::options().read(true).write(true).open(&settings.path).map(drop);
+    match fault {
+        StoreFault::Busy(_) => OpenTrouble::Busy(fault.into()),
+        StoreFault::Io(_)
+            if is_ours.is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied) =>
+        {
+            OpenTrouble::NotOurs(fault.into())
+        }
+        _ => OpenTrouble::Fault(fault.into()),
+    }
+}

@@ -1,0 +1,156 @@
+//! A store that hangs, panics or is slow: every request is answered, and the others never notice.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use credfs::model::{FieldNode, Secret, SecretPath, Stage as Staged};
+use credfs::store::{
+    Change, Changed, Fault, Faulty, Fetched, Login, Pending, Store, StoreFault, StoreState, Wanted, Watcher,
+};
+
+use crate::stage::Stage;
+
+const EVERYONE: &str = "[[grants]]\nto = [\"everyone\"]\nread = [\"**\"]\n";
+
+/// Panics when asked for a secret called `boom`, and waits for a long time when asked for one called `tar`.
+struct Awkward {
+    inner: Arc<dyn Store>,
+    sticky: AtomicBool,
+}
+
+impl Awkward {
+    fn visit(&self, path: &SecretPath) {
+        assert!(path.as_str() != "boom", "planted");
+        if path.as_str() == "tar" && self.sticky.swap(false, Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1500));
+        }
+    }
+}
+
+impl Store for Awkward {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+    fn state(&self) -> StoreState {
+        self.inner.state()
+    }
+    fn known(&self, login: &Login, path: &SecretPath) -> Option<Arc<Secret>> {
+        self.visit(path);
+        self.inner.known(login, path)
+    }
+    fn visit_known(&self, login: &Login, prefix: &str, visit: &mut dyn FnMut(&Arc<Secret>) -> bool) {
+        self.inner.visit_known(login, prefix, visit);
+    }
+    fn names_generation(&self) -> u64 {
+        self.inner.names_generation()
+    }
+    fn node(&self, node: FieldNode) -> Option<Wanted> {
+        self.inner.node(node)
+    }
+    fn look_up<'a>(
+        &'a self,
+        login: &'a Login,
+        path: &'a SecretPath,
+    ) -> Pending<'a, Result<Option<Arc<Secret>>, StoreFault>> {
+        self.inner.look_up(login, path)
+    }
+    fn fetch<'a>(&'a self, login: &'a Login, wanted: &'a Wanted) -> Pending<'a, Result<Fetched, StoreFault>> {
+        self.inner.fetch(login, wanted)
+    }
+    fn change<'a>(&'a self, login: &'a Login, change: Change) -> Pending<'a, Result<Changed, StoreFault>> {
+        self.inner.change(login, change)
+    }
+    fn watch(&self, watcher: Watcher) {
+        self.inner.watch(watcher);
+    }
+}
+
+fn awkward(sticky: bool) -> impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store> {
+    move |inner| Arc::new(Awkward { inner, sticky: AtomicBool::new(sticky) })
+}
+
+#[test]
+fn a_panic_in_a_handler_is_one_eio_and_the_rest_goes_on() {
+    let stage = Stage::new("panic", EVERYONE, awkward(false));
+    stage.world.put("app", Staged::Current, &[("key", "fine")]);
+    for _ in 0..20 {
+        stage.run("stat", "boom").failed_with("Input/output error");
+        assert_eq!(stage.run("cat", "app/key").text(), "fine");
+    }
+}
+
+#[test]
+fn a_handler_that_is_held_up_does_not_hold_up_the_others() {
+    let stage = Stage::new("held-up", EVERYONE, awkward(true));
+    stage.world.put("app", Staged::Current, &[("key", "fine")]);
+    assert_eq!(stage.run("cat", "app/key").text(), "fine");
+    let mut held = stage.spawn("stat", "tar");
+    std::thread::sleep(Duration::from_millis(100));
+    for _ in 0..5 {
+        let other = stage.run("cat", "app/key");
+        assert_eq!(other.text(), "fine");
+        assert!(other.took < Duration::from_millis(500), "{other:?}");
+    }
+    assert!(held.try_wait().unwrap().is_none(), "it was held up all the while");
+    held.wait().unwrap();
+}
+
+#[test]
+fn a_fetch_that_never_ends_is_etimedout_at_its_deadline_and_harms_no_other() {
+    let stage = Stage::new("hangs", EVERYONE, |inner| {
+        let faulty = Faulty::new(inner);
+        faulty.on_fetch(1, Fault::Hang);
+        Arc::new(faulty)
+    });
+    stage.world.put("slow", Staged::Current, &[("key", "slow")]);
+    stage.world.put("app", Staged::Current, &[("key", "fine")]);
+    let begun = Instant::now();
+    let hanging = stage.spawn("cat", "slow/key");
+    std::thread::sleep(Duration::from_millis(100));
+    let other = stage.run("cat", "app/key");
+    assert_eq!(other.text(), "fine");
+    assert!(other.took < Duration::from_millis(500), "{other:?}");
+    let output = hanging.wait_with_output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("timed out"), "{output:?}");
+    assert!(begun.elapsed() < Duration::from_millis(2300), "{:?}", begun.elapsed());
+    let timeouts = stage.world.records().iter().filter(|record| record["outcome"] == "timeout").count();
+    assert_eq!(timeouts, 1);
+    assert_eq!(stage.run("cat", "slow/key").text(), "slow", "and the next one is answered");
+}
+
+#[test]
+fn the_daemon_asking_itself_is_edeadlk_at_once() {
+    let stage = Stage::new("self", EVERYONE, |store| store);
+    stage.world.put("app", Staged::Current, &[("key", "fine")]);
+    for _ in 0..100 {
+        let begun = Instant::now();
+        let refused = std::fs::metadata(stage.path("app")).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(35), "EDEADLK");
+        assert!(begun.elapsed() < Duration::from_millis(500));
+    }
+}
+
+#[test]
+fn one_uid_with_many_fetches_under_way_leaves_the_others_theirs() {
+    let stage = Stage::new("in-flight", EVERYONE, |inner| {
+        let faulty = Faulty::new(inner);
+        for nth in 1..=64 {
+            faulty.on_fetch(nth, Fault::Hang);
+        }
+        Arc::new(faulty)
+    });
+    stage.world.put("app", Staged::Current, &[("key", "fine")]);
+    let readers: Vec<_> = (0..64).map(|_| stage.spawn("cat", "app/key")).collect();
+    std::thread::sleep(Duration::from_millis(500));
+    stage.run("cat", "app/key").failed_with("Resource temporarily unavailable");
+    let other = std::process::Command::new("setpriv")
+        .args(["--reuid", "1234", "--clear-groups", "cat"])
+        .arg(stage.path("app/key"))
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&other.stdout), "fine", "{other:?}");
+    for reader in readers {
+        assert!(!reader.wait_with_output().unwrap().status.success());
+    }
+}
