@@ -2,36 +2,23 @@
 
 use std::time::{Duration, Instant};
 
-use credfs::model::{FieldName, Ownership, SecretBytes, SecretPath, Stage};
-use credfs::store::{Change, KeySource, Local, LocalOptions, Login, Store};
-
-use crate::harness::{ALICE, Asker, Instance, Program, Setup, Tmpfs};
+use crate::harness::{ALICE, Asker, Filling, Instance, Program, Setup, Tmpfs};
 
 const SECRETS: usize = 10_000;
 const VERSIONS: usize = 5;
 
-/// Fills the store through the library: a process for each of 50,000 versions would take minutes.
 fn fill(instance: &Instance) {
-    let key = KeySource::File(instance.configured_file("stores.main.key_file"));
-    let options = LocalOptions::new("main", instance.configured_file("stores.main.path"), key);
-    let store = Local::open(options).expect("init made it");
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    let field = FieldName::parse("password").expect("a name");
     for version in 0..VERSIONS {
-        for secret in 0..SECRETS {
-            let path = format!("prod/team-{}/secret-{secret}", secret % 100);
-            let change = Change::Put {
-                secret: SecretPath::parse(&path).expect("a path"),
-                fields: vec![(
-                    field.clone(),
-                    SecretBytes::taken_from(&mut format!("{version} of {secret}").into_bytes()),
-                )],
-                only: false,
-                stage: Stage::Current,
-                ownership: Ownership::default(),
-            };
-            runtime.block_on(store.change(&Login::machine(), change)).expect("stored");
-        }
+        let all: Vec<(String, String)> = (0..SECRETS)
+            .map(|secret| {
+                (format!("prod/team-{}/secret-{secret}", secret % 100), format!("{version} of {secret}"))
+            })
+            .collect();
+        instance.fill_store(all.iter().map(|(path, value)| Filling {
+            secret: path,
+            field: "password",
+            value: value.as_bytes(),
+        }));
     }
 }
 

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use base64::Engine as _;
+use credfs::model::{FieldName, Ownership, SecretBytes, SecretPath, Stage};
+use credfs::store::{Change, KeySource, Local, LocalOptions, Login, Store as _};
 use serde_json::{Value, json};
 
 use super::{Asker, Done, Kept, Program, RecordList, wait_until};
@@ -39,6 +41,13 @@ pub(crate) struct Setup {
     environment: Vec<(&'static str, String)>,
     parent: Option<PathBuf>,
     warnings_expected: bool,
+}
+
+/// One field of one version, to be stored before the mount.
+pub(crate) struct Filling<'a> {
+    pub(crate) secret: &'a str,
+    pub(crate) field: &'a str,
+    pub(crate) value: &'a [u8],
 }
 
 /// A running instance.
@@ -255,6 +264,37 @@ impl Instance {
         let input = serde_json::to_vec(&fields).expect("JSON");
         let done = self.command_with(&words, input).ok();
         done.json()["version"].as_u64().expect("put prints the number of the version")
+    }
+
+    /// Stores versions through the library, before it is mounted: names that the command line refuses, and so many
+    /// that a process for each would take minutes.
+    #[track_caller]
+    pub(crate) fn fill_store<'a>(&self, fillings: impl IntoIterator<Item = Filling<'a>>) {
+        let key = KeySource::File(self.configured_file("stores.main.key_file"));
+        let options = LocalOptions::new("main", self.configured_file("stores.main.path"), key);
+        let store = Local::open(options).expect("init made it");
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        for Filling { secret, field, value } in fillings {
+            let change = Change::Put {
+                secret: SecretPath::from_store(secret).expect("a path"),
+                fields: vec![(
+                    FieldName::from_store(field).expect("a name"),
+                    SecretBytes::taken_from(&mut value.to_vec()),
+                )],
+                only: false,
+                stage: Stage::Current,
+                ownership: Ownership::default(),
+            };
+            runtime.block_on(store.change(&Login::machine(), change)).expect("stored");
+        }
+    }
+
+    /// A directory that belongs to `uid`.
+    pub(crate) fn home_of(&self, uid: u32) -> String {
+        let home = self.file(&format!("home-{uid}"));
+        std::fs::create_dir(&home).expect("a fresh directory");
+        std::os::unix::fs::chown(&home, Some(uid), None).expect("its owner");
+        home
     }
 
     /// Starts serving, and waits until it does.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use asker::Asker;
 pub(crate) use cgroup::Cgroup;
-pub(crate) use instance::{Instance, Setup};
+pub(crate) use instance::{Filling, Instance, Setup};
 pub(crate) use log::{Record, RecordList};
 pub(crate) use mounts::{SmallDisk, Tmpfs};
 pub(crate) use program::{Done, Kept, Program};
