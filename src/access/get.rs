@@ -76,7 +76,8 @@ impl Gate {
                 Ok(Released { value: fetched.value, receipt, standing: target.standing })
             }
             Err(refusal) => {
-                self.log().record_refusal(&Entry { outcome: refusal.outcome, reason: refusal.reason, ..base });
+                // A refusal that cannot be recorded now is counted, and recorded later: no byte hangs on it.
+                let _ = self.log().record_refusal(&Entry { outcome: refusal.outcome, reason: refusal.reason, ..base });
                 Err(refusal)
             }
         }

@@ -85,7 +85,6 @@ impl Released {
     }
 
     /// The proof of the record.
-    #[must_use]
     pub fn receipt(&self) -> &Receipt {
         &self.receipt
     }

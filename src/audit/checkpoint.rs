@@ -62,7 +62,7 @@ impl Checkpoint {
 
 impl fmt::Display for Checkpoint {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}signature {}\n", self.signed_part(), hex_text(&self.signature))
+        writeln!(formatter, "{}signature {}", self.signed_part(), hex_text(&self.signature))
     }
 }
 

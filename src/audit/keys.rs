@@ -86,6 +86,11 @@ impl KeyFile {
         read_keys(&self.file)
     }
 
+    /// The number of the oldest key that was not erased.
+    pub(super) fn oldest_number(&self) -> io::Result<Option<u64>> {
+        Ok(read_private_halves(&self.file)?.iter().map(|(number, _)| *number).min())
+    }
+
     /// Makes keys numbered `numbers`, over whatever their slots held, and has the disk remember them.
     pub(super) fn make(&self, numbers: std::ops::Range<u64>) -> io::Result<Vec<NumberedKey>> {
         let mut made = Vec::new();
@@ -139,7 +144,18 @@ pub(super) fn public_halves(path: &Path) -> io::Result<Vec<[u8; 32]>> {
 }
 
 fn read_keys(file: &File) -> io::Result<Vec<NumberedKey>> {
-    let mut keys = Vec::new();
+    let halves = read_private_halves(file)?;
+    let key = |(number, half): &(u64, Zeroizing<[u8; 32]>)| NumberedKey {
+        number: *number,
+        key: SigningKey::from_bytes(half),
+    };
+    let mut keys: Vec<_> = halves.iter().map(key).collect();
+    keys.sort_by_key(|key| key.number);
+    Ok(keys)
+}
+
+fn read_private_halves(file: &File) -> io::Result<Vec<(u64, Zeroizing<[u8; 32]>)>> {
+    let mut halves = Vec::new();
     for slot in 0..KEYS_HELD {
         let mut block = Zeroizing::new([0; BLOCK_BYTES]);
         match file.read_exact_at(block.as_mut(), slot_at(slot)) {
@@ -149,11 +165,10 @@ fn read_keys(file: &File) -> io::Result<Vec<NumberedKey>> {
         let number = u64::from_le_bytes(block[..8].try_into().unwrap_or([0; 8]));
         if is_sealed(&block) && number % KEYS_HELD == slot {
             let private = Zeroizing::new(<[u8; 32]>::try_from(&block[8..40]).unwrap_or([0; 32]));
-            keys.push(NumberedKey { number, key: SigningKey::from_bytes(&private) });
+            halves.push((number, private));
         }
     }
-    keys.sort_by_key(|key| key.number);
-    Ok(keys)
+    Ok(halves)
 }
 
 fn slot_at(number: u64) -> u64 {

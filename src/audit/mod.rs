@@ -6,12 +6,20 @@
 //! signing keys and is the lock of the one writer, `NAME.seals` keeps the seals of parts that were removed, and
 //! `NAME.new` exists for a moment while a part is begun.
 
+#[cfg(test)]
+mod blocking_tests;
 mod chain;
 mod checkpoint;
+#[cfg(test)]
+mod file_tests;
 mod files;
 mod keys;
 mod log;
+#[cfg(test)]
+mod log_tests;
 mod open;
+#[cfg(test)]
+mod proof_tests;
 mod query;
 mod record;
 mod recorded;

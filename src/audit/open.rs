@@ -131,8 +131,8 @@ pub(super) fn open(options: &Options) -> Result<Ready, OpenFault> {
     let sink = Box::new(FileSink::new(log, file).map_err(io_at(log))?);
     let mut writer = Writer::new(sink, head, ready, boot_id, options.segment_records_max);
     let first = writer.ready.front().map_or(0, |key| key.number);
-    let held = keys.keys().map_err(io_at(&keys_path))?;
-    writer.unerased_from = held.iter().map(|key| key.number).min().unwrap_or(first).min(first);
+    let oldest = keys.oldest_number().map_err(io_at(&keys_path))?;
+    writer.unerased_from = oldest.unwrap_or(first).min(first);
     Ok(Ready { writer, keys, opened })
 }
 

@@ -39,7 +39,7 @@ pub(super) fn open(path: &Path) -> Log {
 }
 
 /// An ordinary record of a read.
-pub(super) fn record(log: &Log, secret: &str, version: u32) -> Result<super::Receipt, super::NotRecorded> {
+pub(super) fn record(log: &Log, secret: &str, version: u32) -> Result<u64, super::NotRecorded> {
     let who = Who {
         uid: 1000,
         gid: 1000,
@@ -64,4 +64,34 @@ pub(super) fn record(log: &Log, secret: &str, version: u32) -> Result<super::Rec
         latency_us: Some(37),
         ..Entry::new(Operation::Open, Outcome::Released)
     })
+    .map(|receipt| receipt.seq())
+}
+
+/// A small file system of its own, which can be full. It needs root, and says so.
+pub(super) struct Tmpfs(Scratch);
+
+impl Tmpfs {
+    pub(super) fn new(options: &str) -> Self {
+        let scratch = Scratch::new();
+        let done = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "credfs-test"])
+            .arg(scratch.path(""))
+            .status()
+            .unwrap();
+        assert!(
+            done.success(),
+            "THIS TEST NEEDS ROOT: it mounts a tmpfs of its own to fill it; run it as root"
+        );
+        Self(scratch)
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.0.path(name)
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        drop(std::process::Command::new("umount").arg(self.0.path("")).status());
+    }
 }

@@ -51,7 +51,7 @@ fn close(shared: &Shared) {
         && let Ok(mut writer) = shared.hold()
     {
         // What cannot be sealed now is sealed by whoever opens the log next.
-        let _ = writer.seal((shared.options.clock)(), Reason::Shutdown);
+        writer.seal_now_or_later((shared.options.clock)(), Reason::Shutdown);
     }
     sync(shared);
     refill_keys(shared);
@@ -81,7 +81,7 @@ fn seal_by_age(shared: &Shared) {
     let age_us = u128::from(now.mono_us.saturating_sub(writer.head.segment_since_us));
     if writer.head.segment_records > 0 && age_us >= shared.options.segment_age_max.as_micros() {
         // Tried again at the next round.
-        let _ = writer.seal(now, Reason::Age);
+        writer.seal_now_or_later(now, Reason::Age);
     }
 }
 

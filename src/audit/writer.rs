@@ -127,7 +127,7 @@ impl Writer {
         self.head.segment_records += 1;
         if self.head.segment_records + 1 >= self.segment_records_max {
             // The record stands. A seal that could not be written is tried again after the next one.
-            let _ = self.seal(moment, Reason::Size);
+            self.seal_now_or_later(moment, Reason::Size);
         }
         Ok(seq)
     }
@@ -161,6 +161,11 @@ impl Writer {
             self.ready.push_front(current);
         }
         sealed
+    }
+
+    /// Closes the segment if that is possible now; it is tried again at the next occasion.
+    pub(super) fn seal_now_or_later(&mut self, moment: Moment, reason: Reason) {
+        self.seal(moment, reason).ok();
     }
 
     /// Writes one line, all or nothing.

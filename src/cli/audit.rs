@@ -95,7 +95,8 @@ fn print_records(
     newest: Option<usize>,
     columns: &[&str],
 ) -> Result<Exit, CommandFault> {
-    let records = records(&config(context)?, filter)?;
+    let config = config(context)?;
+    let records = records(&config, filter)?;
     let mut lines = match newest {
         None => records.collect::<Result<Vec<String>, _>>()?,
         Some(count) => {

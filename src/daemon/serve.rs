@@ -137,7 +137,7 @@ pub fn serve(serving: Serving<'_>) -> Result<(), CommandFault> {
     }
     let identifier = Arc::new(identifier(&config)?);
     identifier.watch_executables(&executables);
-    gate.record_act(&ourselves(), Operation::Start, Outcome::Done, Some(Reason::Command))?;
+    let _receipt = gate.record_act(&ourselves(), Operation::Start, Outcome::Done, Some(Reason::Command))?;
     let live = Arc::new(Live {
         gate: Arc::clone(&gate),
         reloader: Reloader {

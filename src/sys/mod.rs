@@ -2,6 +2,7 @@
 //! It knows no word of credfs: no secret, no policy.
 #![allow(unsafe_code, reason = "the one room for it; every block says why it is sound")]
 
+mod fusermount;
 pub mod descriptor;
 pub mod file;
 pub mod harden;

@@ -6,14 +6,13 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use super::fusermount::fusermount;
 use super::mountinfo::{self, MountEntry};
 
 /// The type that the mount carries in mountinfo.
@@ -261,7 +260,7 @@ fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
-fn system(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> MountFault {
+pub(super) fn system(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> MountFault {
     let path = path.to_owned();
     move |source| MountFault::System { step, path, source }
 }
@@ -483,32 +482,4 @@ fn mount_as_user(path: &Path, options: &MountOptions) -> Result<Mounted, MountFa
     let top = open_directory(path)?;
     let handle = verified(path, &top, || {})?;
     Ok(Mounted { device, tree: WritableTree::Path(path.to_owned()), handle })
-}
-
-/// Runs fusermount3 on a path, with the socket over which it hands back the device.
-fn fusermount(path: &Path, words: &[&str], socket: Option<BorrowedFd<'_>>) -> Result<(), MountFault> {
-    let mut command = Command::new("fusermount3");
-    command.args(words).arg("--").arg(path);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    if let Some(socket) = socket {
-        let number = socket.as_raw_fd();
-        command.env("_FUSE_COMMFD", number.to_string());
-        // SAFETY: between fork and exec only fcntl is called, which is async-signal-safe, on a descriptor that the
-        // caller keeps open until the child has ended.
-        unsafe { command.pre_exec(move || super::descriptor::keep_over_exec(number)) };
-    }
-    let mut child = command.spawn().map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => MountFault::HelperMissing,
-        _ => system("run fusermount3", path)(error),
-    })?;
-    let mut message = String::new();
-    if let Some(stderr) = child.stderr.take() {
-        // What it says is bounded: it is a few lines of a program we chose.
-        stderr.take(4096).read_to_string(&mut message).map_err(system("run fusermount3", path))?;
-    }
-    if child.wait().map_err(system("run fusermount3", path))?.success() {
-        return Ok(());
-    }
-    let message = message.trim().trim_start_matches("fusermount3: ").to_owned();
-    Err(MountFault::HelperRefused { path: path.to_owned(), message })
 }

@@ -352,6 +352,13 @@ fn descriptor_inode(descriptor: i32) -> io::Result<u64> {
     Ok(raw.st_ino)
 }
 
+/// Whether a thread of this process runs or waits for a CPU only: state `R` of proc_pid_stat(5).
+#[must_use]
+pub fn is_own_thread_running(tid: u32) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/self/task/{tid}/stat")) else { return false };
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('R'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -378,11 +385,4 @@ mod tests {
         child.wait().unwrap();
         assert_eq!(handle.info().unwrap_err().raw_os_error(), Some(libc::ESRCH));
     }
-}
-
-/// Whether a thread of this process runs or waits for a CPU only: state `R` of proc_pid_stat(5).
-#[must_use]
-pub fn is_own_thread_running(tid: u32) -> bool {
-    let Ok(stat) = std::fs::read_to_string(format!("/proc/self/task/{tid}/stat")) else { return false };
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('R'))
 }

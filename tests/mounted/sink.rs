@@ -180,6 +180,14 @@ impl fuser::Filesystem for Serving {
     fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
         reply.ok();
     }
+    fn readdir(&self, _: &Request, _: INodeNo, _: FileHandle, offset: u64, mut reply: fuser::ReplyDirectory) {
+        for (at, file) in self.0.files.lock().unwrap().iter().enumerate().skip(offset as usize) {
+            if reply.add(INodeNo(at as u64 + 2), at as u64 + 1, FileType::RegularFile, &file.0) {
+                break;
+            }
+        }
+        reply.ok();
+    }
     fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
         reply.ok();
     }

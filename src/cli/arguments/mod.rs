@@ -24,7 +24,7 @@ or does not verify, 7 configuration or policy invalid, 8 already exists or the n
 /// Secrets as files: every read authorised for its caller, taken from an encrypted store, and recorded before a byte
 /// is handed over.
 #[derive(Parser)]
-#[command(name = "credfs", version, propagate_version = true, after_help = AFTER, max_term_width = 110)]
+#[command(name = "credfs", version, after_help = AFTER, max_term_width = 110)]
 pub(super) struct Arguments {
     /// The configuration file.
     #[arg(

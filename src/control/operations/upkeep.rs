@@ -151,6 +151,6 @@ fn recorded<T>(
     let done = act();
     let (outcome, reason) =
         if done.is_ok() { (Outcome::Done, Some(Reason::Command)) } else { (Outcome::Failed, Some(Reason::Command)) };
-    instance.gate.record_act(who, operation, outcome, reason)?;
+    let _receipt = instance.gate.record_act(who, operation, outcome, reason)?;
     done
 }
