@@ -17,8 +17,12 @@ impl Gate {
     /// grant of his own comes next.
     #[must_use]
     pub fn administers(&self, caller: &Caller<'_>, target: &Target) -> Option<Permit> {
-        let request =
-            Request { action: Action::Admin, secret: &target.secret, field: Some(&target.field), standing: None };
+        let request = Request {
+            action: Action::Admin,
+            secret: &target.secret,
+            field: Some(&target.field),
+            standing: None,
+        };
         match self.policy().decide(caller, &request, self.now()) {
             Decision::Allow(permit) => Some(permit),
             Decision::Deny(_) => None,
@@ -59,7 +63,9 @@ impl Gate {
             field: target.field.clone(),
         };
         let fetched = match check_state(target) {
-            Ok(()) => place.store.fetch(self.places().login(), &wanted).await.map_err(|fault| Refusal::from(&fault)),
+            Ok(()) => {
+                place.store.fetch(self.places().login(), &wanted).await.map_err(|fault| Refusal::from(&fault))
+            }
             Err(refusal) => Err(refusal),
         };
         let policy = self.policy();
@@ -77,7 +83,11 @@ impl Gate {
             }
             Err(refusal) => {
                 // A refusal that cannot be recorded now is counted, and recorded later: no byte hangs on it.
-                let _ = self.log().record_refusal(&Entry { outcome: refusal.outcome, reason: refusal.reason, ..base });
+                let _ = self.log().record_refusal(&Entry {
+                    outcome: refusal.outcome,
+                    reason: refusal.reason,
+                    ..base
+                });
                 Err(refusal)
             }
         }

@@ -30,7 +30,9 @@ pub(super) fn moment(text: &str) -> Result<UnixTime, CommandFault> {
         return Ok(UnixTime::from(SystemTime::now()).minus(span));
     }
     UnixTime::parse_rfc3339(text).ok_or_else(|| {
-        CommandFault::usage("a moment is a span back from now, such as 7d or 12h, or a time such as 2026-11-23T21:45:00Z")
+        CommandFault::usage(
+            "a moment is a span back from now, such as 7d or 12h, or a time such as 2026-11-23T21:45:00Z",
+        )
     })
 }
 
@@ -43,9 +45,15 @@ pub(super) fn records(
     let cannot = move |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::PermissionDenied => CommandFault::new(
             Kind::Refused,
-            format!("the audit log {} is not yours to read: run this as its owner or as root", path.display()),
+            format!(
+                "the audit log {} is not yours to read: run this as its owner or as root",
+                path.display()
+            ),
         ),
-        _ => CommandFault::new(Kind::Audit, format!("the audit log {} cannot be read: {error}", path.display())),
+        _ => CommandFault::new(
+            Kind::Audit,
+            format!("the audit log {} cannot be read: {error}", path.display()),
+        ),
     };
     let records = audit::query(&config.audit.path, filter).map_err(&cannot)?;
     Ok(records.map(move |record| record.map_err(&cannot)))
@@ -66,7 +74,12 @@ pub(super) fn who_read(context: &Context, options: &WhoRead) -> Result<Exit, Com
         outcome: Some(Outcome::Released),
         ..Filter::default()
     };
-    print_records(context, &filter, None, &["time", "uid", "unit", "exe", "pid", "op", "secret", "field", "version"])
+    print_records(
+        context,
+        &filter,
+        None,
+        &["time", "uid", "unit", "exe", "pid", "op", "secret", "field", "version"],
+    )
 }
 
 fn log(context: &Context, options: &Logged) -> Result<Exit, CommandFault> {
@@ -80,7 +93,8 @@ fn log(context: &Context, options: &Logged) -> Result<Exit, CommandFault> {
         newest_first: options.lines.is_some(),
         ..Filter::default()
     };
-    let columns = ["seq", "time", "op", "outcome", "reason", "uid", "unit", "secret", "field", "version", "count"];
+    let columns =
+        ["seq", "time", "op", "outcome", "reason", "uid", "unit", "secret", "field", "version", "count"];
     print_records(context, &filter, options.lines, &columns)
 }
 
@@ -118,8 +132,9 @@ fn print_records(
     }
     let mut rows = Vec::with_capacity(lines.len());
     for line in &lines {
-        let record: Value = serde_json::from_str(line)
-            .map_err(|_| CommandFault::new(Kind::Audit, "a record is damaged: `credfs audit verify` says where"))?;
+        let record: Value = serde_json::from_str(line).map_err(|_| {
+            CommandFault::new(Kind::Audit, "a record is damaged: `credfs audit verify` says where")
+        })?;
         rows.push(columns.iter().map(|column| cell(&record, column)).collect());
     }
     let heads: Vec<String> = columns.iter().map(|column| column.to_uppercase()).collect();
@@ -139,7 +154,9 @@ fn cell(record: &Value, column: &str) -> String {
 fn verify(context: &Context, options: &Verify) -> Result<Exit, CommandFault> {
     let root = options.root.as_deref().map(|text| {
         Fingerprint::parse(text).ok_or_else(|| {
-            CommandFault::usage("--root is no fingerprint: it has the 64 hexadecimal digits that `credfs init` printed")
+            CommandFault::usage(
+                "--root is no fingerprint: it has the 64 hexadecimal digits that `credfs init` printed",
+            )
         })
     });
     let root = root.transpose()?;
@@ -174,7 +191,9 @@ fn verify(context: &Context, options: &Verify) -> Result<Exit, CommandFault> {
             let _ = writeln!(text, "root {root}");
         }
         if !verdict.root_pinned {
-            text.push_str("The root is not pinned: give --root with the fingerprint that `credfs init` printed.\n");
+            text.push_str(
+                "The root is not pinned: give --root with the fingerprint that `credfs init` printed.\n",
+            );
         }
         if verdict.unsealed > 0 {
             let _ = writeln!(text, "{} records at the end are not sealed yet", verdict.unsealed);
@@ -187,7 +206,10 @@ fn verify(context: &Context, options: &Verify) -> Result<Exit, CommandFault> {
 /// What verification finds without anything that was kept elsewhere.
 pub(super) fn proof(config: &Config) -> Result<audit::Verdict, CommandFault> {
     audit::verify(&config.audit.path, None).map_err(|error| {
-        CommandFault::new(Kind::Audit, format!("the audit log {} cannot be read: {error}", config.audit.path.display()))
+        CommandFault::new(
+            Kind::Audit,
+            format!("the audit log {} cannot be read: {error}", config.audit.path.display()),
+        )
     })
 }
 

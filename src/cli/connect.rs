@@ -62,7 +62,10 @@ pub(super) fn through_instance(config: &Config, command: &Command) -> Result<Rep
         }
         Contact::Nobody => Err(CommandFault::new(
             Kind::StoreAway,
-            format!("no instance answers at {}: start one with `credfs mount`", config.control.socket.display()),
+            format!(
+                "no instance answers at {}: start one with `credfs mount`",
+                config.control.socket.display()
+            ),
         )),
     }
 }
@@ -108,5 +111,7 @@ impl Write for WriteDyn<'_> {
 
 /// What an answer should have been: the instance is another version of this program.
 pub(super) fn unexpected(_: &Answer) -> CommandFault {
-    CommandFault::failed("the instance answered something else than was asked: restart it with this version of credfs")
+    CommandFault::failed(
+        "the instance answered something else than was asked: restart it with this version of credfs",
+    )
 }

@@ -31,7 +31,8 @@ pub(super) fn dev(context: &Context, options: &Dev) -> Result<Exit, CommandFault
 fn parent() -> PathBuf {
     let uid = harden::own_uid();
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    let is_ours = |path: &PathBuf| std::fs::metadata(path).is_ok_and(|found| found.is_dir() && found.uid() == uid);
+    let is_ours =
+        |path: &PathBuf| std::fs::metadata(path).is_ok_and(|found| found.is_dir() && found.uid() == uid);
     match runtime.filter(|path| uid != 0 && is_ours(path)) {
         Some(runtime) => runtime,
         None => std::env::temp_dir(),

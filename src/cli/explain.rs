@@ -56,7 +56,10 @@ fn in_words(path: &str, explanation: &Explanation) -> String {
     if !explanation.readers.is_empty() {
         text.push_str("\nWho may do something with it:\n");
         for reader in &explanation.readers {
-            let fields = reader.fields.as_ref().map_or_else(String::new, |fields| format!(", fields {}", fields.join(", ")));
+            let fields = reader
+                .fields
+                .as_ref()
+                .map_or_else(String::new, |fields| format!(", fields {}", fields.join(", ")));
             text.push_str(&format!(
                 "  {} ({}) may {}, stages {}{fields}, by {}\n",
                 reader.identity,
@@ -86,9 +89,10 @@ fn caller(options: &Explain) -> Result<Assumed, CommandFault> {
     let gid = given.first().copied().filter(|_| options.user.is_none()).unwrap_or(gid);
     groups.extend(given);
     let sha256 = match (&options.sha256, &options.exe) {
-        (Some(text), _) => {
-            Some(Sha256Digest::parse(text).ok_or_else(|| CommandFault::usage("--sha256 has 64 hexadecimal digits"))?)
-        }
+        (Some(text), _) => Some(
+            Sha256Digest::parse(text)
+                .ok_or_else(|| CommandFault::usage("--sha256 has 64 hexadecimal digits"))?,
+        ),
         (None, Some(exe)) => digest_of(exe),
         (None, None) => None,
     };
@@ -112,7 +116,8 @@ fn group_id(text: &str) -> Result<u32, CommandFault> {
     if let Ok(gid) = text.parse() {
         return Ok(gid);
     }
-    names::gid_of(text).ok_or_else(|| CommandFault::not_found(format!("this machine knows no group {text:?}")))
+    names::gid_of(text)
+        .ok_or_else(|| CommandFault::not_found(format!("this machine knows no group {text:?}")))
 }
 
 /// The digest of a file that is there; what is not is judged by its path alone.

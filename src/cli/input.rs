@@ -65,7 +65,10 @@ pub(super) fn fields(arguments: &[String]) -> Result<Fields, CommandFault> {
              as --fields-json",
         ));
     }
-    named.into_iter().map(|(name, source)| read(&name, source, is_terminal).map(|value| (name, value))).collect()
+    named
+        .into_iter()
+        .map(|(name, source)| read(&name, source, is_terminal).map(|value| (name, value)))
+        .collect()
 }
 
 /// The argument may hold a value where someone has not read the help: it is never repeated.
@@ -111,7 +114,8 @@ fn read(name: &FieldName, source: Source, is_terminal: bool) -> Result<SecretByt
                 .map_err(|error| too_large(error, "standard input"))?
         }
         Source::File(path) => {
-            let mut file = File::open(&path).map_err(|error| too_large(error, &path.display().to_string()))?;
+            let mut file =
+                File::open(&path).map_err(|error| too_large(error, &path.display().to_string()))?;
             SecretBytes::read_from(&mut file, VALUE_BYTES_MAX)
                 .map_err(|error| too_large(error, &path.display().to_string()))?
         }

@@ -75,8 +75,7 @@ pub(super) fn reload(context: &Context) -> Result<Exit, CommandFault> {
 pub(super) fn refresh(context: &Context, path: Option<&str>) -> Result<Exit, CommandFault> {
     let secret = path.map(secret_path).transpose()?;
     let command = Command::Refresh { secret };
-    let reply =
-        run(&context.config()?, &context.surroundings, command, Vec::new(), &mut std::io::sink())?;
+    let reply = run(&context.config()?, &context.surroundings, command, Vec::new(), &mut std::io::sink())?;
     let Answer::Refreshed { secrets } = reply.answer else { return Err(unexpected(&reply.answer)) };
     if context.json {
         output::json(&json!({ "secrets": secrets }))?;
@@ -105,12 +104,12 @@ pub(super) fn check(context: &Context) -> Result<Exit, CommandFault> {
     }
     if context.json {
         let rows = |faults: &[Fault]| {
-            let row = |fault: &Fault| {
-                json!({ "file": fault.file, "line": fault.line, "message": fault.message, "remedy": fault.remedy })
-            };
+            let row = |fault: &Fault| json!({ "file": fault.file, "line": fault.line, "message": fault.message, "remedy": fault.remedy });
             faults.iter().map(row).collect::<Vec<_>>()
         };
-        output::json(&json!({ "ok": faults.is_empty(), "faults": rows(&faults), "warnings": rows(&warnings) }))?;
+        output::json(
+            &json!({ "ok": faults.is_empty(), "faults": rows(&faults), "warnings": rows(&warnings) }),
+        )?;
     } else if faults.is_empty() {
         output::line("configuration and policy are valid")?;
     }
@@ -174,7 +173,10 @@ fn print_status(context: &Context, status: &StatusAnswer) -> Result<(), CommandF
         add("store", Some(format!("{}: {}", store.name, format!("{:?}", store.state).to_lowercase())));
     }
     add("audit log", status.audit.clone());
-    add("policy", status.policy.clone().zip(status.grants).map(|(policy, grants)| format!("{policy}, {grants} grants")));
+    add(
+        "policy",
+        status.policy.clone().zip(status.grants).map(|(policy, grants)| format!("{policy}, {grants} grants")),
+    );
     add("open files", status.open_files.map(|count| count.to_string()));
     output::text(&text)
 }

@@ -94,8 +94,14 @@ mod tests {
 
     fn wished(path: &str) -> Option<(String, Option<String>)> {
         let known = ["prod/db".to_owned(), "prod/db/replica".to_owned()].into();
-        let record =
-            Record { secret: Some(path.to_owned()), field: None, stage: None, uid: Some(7), unit: None, exe: None };
+        let record = Record {
+            secret: Some(path.to_owned()),
+            field: None,
+            stage: None,
+            uid: Some(7),
+            unit: None,
+            exe: None,
+        };
         let refused = wish(&known, record)?;
         Some((refused.secret.to_string(), refused.field.map(|field| field.as_str().to_owned())))
     }

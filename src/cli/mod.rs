@@ -104,7 +104,7 @@ fn dispatch(context: &Context, verb: Verb) -> Result<Exit, CommandFault> {
 /// Help and version are no errors; everything else is exit code 2. An argument that was not understood may be a value
 /// that someone put there: it is not repeated.
 fn usage(error: &clap::Error) -> ExitCode {
-    use clap::error::ErrorKind::{DisplayHelp, DisplayVersion, DisplayHelpOnMissingArgumentOrSubcommand};
+    use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
     match error.kind() {
         DisplayHelp | DisplayVersion => {
             // A reader that went away is no failure.
@@ -116,10 +116,14 @@ fn usage(error: &clap::Error) -> ExitCode {
             Exit::Usage.into()
         }
         kind => {
-            output::say(&format!("credfs: {}", kind.as_str().unwrap_or("the command line was not understood")));
+            output::say(&format!(
+                "credfs: {}",
+                kind.as_str().unwrap_or("the command line was not understood")
+            ));
             for (part, value) in error.context() {
                 use clap::error::ContextKind::{
-                    InvalidArg, PriorArg, SuggestedArg, SuggestedSubcommand, Usage, ValidSubcommand, ValidValue,
+                    InvalidArg, PriorArg, SuggestedArg, SuggestedSubcommand, Usage, ValidSubcommand,
+                    ValidValue,
                 };
                 // What was typed as a value, or as an argument nobody knows, stays untold.
                 let is_ours = matches!(

@@ -20,9 +20,8 @@ fn raw() -> io::Result<File> {
 fn written(result: io::Result<()>) -> Result<(), CommandFault> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => {
-            result.map_err(|error| CommandFault::failed(format!("standard output cannot be written: {error}")))
-        }
+        result => result
+            .map_err(|error| CommandFault::failed(format!("standard output cannot be written: {error}"))),
     }
 }
 

@@ -53,7 +53,8 @@ fn changed(context: &Context, answer: Answer, done: &str) -> Result<Exit, Comman
         text.push_str(&format!(", {stage}"));
     }
     if !carried.is_empty() {
-        let names: Vec<String> = carried.iter().map(|name| name.as_str().escape_debug().to_string()).collect();
+        let names: Vec<String> =
+            carried.iter().map(|name| name.as_str().escape_debug().to_string()).collect();
         text.push_str(&format!("; carried over: {}", names.join(", ")));
     }
     output::line(&text)?;
@@ -68,7 +69,9 @@ pub(super) fn get(context: &Context, options: &Getting) -> Result<Exit, CommandF
         None => Some(only_field(context, &options.path, options.version)?),
     };
     let reply = ask(context, Command::Get { secret, field, version: options.version }, Vec::new())?;
-    let Answer::Values { secret, version, fields } = reply.answer else { return Err(unexpected(&reply.answer)) };
+    let Answer::Values { secret, version, fields } = reply.answer else {
+        return Err(unexpected(&reply.answer));
+    };
     if context.json {
         output::values(secret.as_str(), version.get(), &fields, &reply.values)?;
     } else if let Some(value) = reply.values.first() {
@@ -99,9 +102,9 @@ fn only_field(context: &Context, path: &str, which: Which) -> Result<FieldName, 
                 names.join(", ")
             )))
         }
-        (None, _) => {
-            Err(CommandFault::not_found(format!("{path} has no such version: `credfs versions {path}` shows them")))
-        }
+        (None, _) => Err(CommandFault::not_found(format!(
+            "{path} has no such version: `credfs versions {path}` shows them"
+        ))),
     }
 }
 

@@ -24,13 +24,14 @@ pub(super) fn backup(context: &Context, file: &Path, store: Option<String>) -> R
         }
     })?;
     let mut out = BufWriter::new(&copy);
-    let done = run(&config, &context.surroundings, Command::Backup { store }, Vec::new(), &mut out).and_then(|reply| {
-        out.into_inner()
-            .map_err(|error| error.into_error())
-            .and_then(|_| copy.sync_all())
-            .map_err(|error| CommandFault::failed(format!("{} cannot be written: {error}", file.display())))?;
-        Ok(reply.answer)
-    });
+    let done = run(&config, &context.surroundings, Command::Backup { store }, Vec::new(), &mut out).and_then(
+        |reply| {
+            out.into_inner().map_err(|error| error.into_error()).and_then(|_| copy.sync_all()).map_err(
+                |error| CommandFault::failed(format!("{} cannot be written: {error}", file.display())),
+            )?;
+            Ok(reply.answer)
+        },
+    );
     let answer = done.inspect_err(|_| {
         // A part of a backup must not be taken for one.
         drop(std::fs::remove_file(file));
@@ -49,7 +50,10 @@ pub(super) fn backup(context: &Context, file: &Path, store: Option<String>) -> R
 
 pub(super) fn restore(context: &Context, options: &Restoring) -> Result<Exit, CommandFault> {
     let config = context.config()?;
-    input::confirm("This replaces the local store by the backup; the store as it is now is kept beside.", options.yes)?;
+    input::confirm(
+        "This replaces the local store by the backup; the store as it is now is kept beside.",
+        options.yes,
+    )?;
     let done = daemon::restore(&config, &context.surroundings, &options.file, options.store.as_deref())?;
     if context.json {
         output::json(&json!({
@@ -76,7 +80,9 @@ pub(super) fn rekey(context: &Context, store: Option<String>) -> Result<Exit, Co
     if context.json {
         output::json(&json!({ "store": store, "rekeyed": true }))?;
     } else {
-        output::line(&format!("store {store} has a new key: keep a copy of the key file; backups need the old one"))?;
+        output::line(&format!(
+            "store {store} has a new key: keep a copy of the key file; backups need the old one"
+        ))?;
     }
     Ok(Exit::Done)
 }

@@ -35,7 +35,10 @@ impl Contact {
     pub fn make(socket: &Path) -> Result<Self, CommandFault> {
         use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotFound, UnexpectedEof};
         let is_nobody = |error: &io::Error| {
-            matches!(error.kind(), NotFound | ConnectionRefused | ConnectionReset | BrokenPipe | UnexpectedEof)
+            matches!(
+                error.kind(),
+                NotFound | ConnectionRefused | ConnectionReset | BrokenPipe | UnexpectedEof
+            )
         };
         let away = |error: &io::Error| {
             CommandFault::new(
@@ -85,8 +88,9 @@ pub fn ask(
         )
     };
     let mut timed = Timed::new(stream, within);
-    let sent = wire::write_header(&mut timed, &RequestHeader { protocol: PROTOCOL, command: command.clone() })
-        .and_then(|()| wire::write_values(&mut timed, values));
+    let sent =
+        wire::write_header(&mut timed, &RequestHeader { protocol: PROTOCOL, command: command.clone() })
+            .and_then(|()| wire::write_values(&mut timed, values));
     // An instance that refuses before it has read everything has answered: its answer says more than our error.
     let header = wire::read_header::<AnswerHeader>(&mut timed, wire::ANSWER_HEADER_BYTES_MAX);
     let header = match (sent, header) {

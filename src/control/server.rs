@@ -96,7 +96,10 @@ impl Server {
             tracing::warn!(%error, "could not take the control socket away");
         }
         let until = Instant::now() + within;
-        while !self.shared.connected.lock().is_empty() && Instant::now() < until && !hurry.load(Ordering::SeqCst) {
+        while !self.shared.connected.lock().is_empty()
+            && Instant::now() < until
+            && !hurry.load(Ordering::SeqCst)
+        {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -105,13 +108,19 @@ impl Server {
 fn listen(socket: &Path) -> io::Result<UnixListener> {
     if let Ok(found) = std::fs::symlink_metadata(socket) {
         if !found.file_type().is_socket() {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "something that is no socket is in the way"));
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "something that is no socket is in the way",
+            ));
         }
         match UnixStream::connect(socket) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(socket)?,
             Err(error) => return Err(error),
             Ok(_) => {
-                return Err(io::Error::new(io::ErrorKind::AddrInUse, "another instance answers there: stop that one"));
+                return Err(io::Error::new(
+                    io::ErrorKind::AddrInUse,
+                    "another instance answers there: stop that one",
+                ));
             }
         }
     }
@@ -147,10 +156,11 @@ fn accept(shared: &Arc<Shared>, listener: &UnixListener) {
             refuse(&stream, "too many commands at once: try again");
             continue;
         };
-        let spawned = std::thread::Builder::new().name("command".into()).stack_size(STACK_BYTES).spawn(move || {
-            serve(&place.shared, &stream, &peer);
-            drop(place);
-        });
+        let spawned =
+            std::thread::Builder::new().name("command".into()).stack_size(STACK_BYTES).spawn(move || {
+                serve(&place.shared, &stream, &peer);
+                drop(place);
+            });
         if let Err(error) = spawned {
             tracing::warn!(%error, "could not serve a connection to the control socket");
         }
@@ -169,7 +179,8 @@ impl Place {
         let mut connected = shared.connected.lock();
         let all: usize = connected.values().sum();
         let own = connected.get(&uid).copied().unwrap_or(0);
-        let fits = if uid == 0 { all < most.max(1) } else { all + 2 < most.max(3) && own < (most / 4).max(1) };
+        let fits =
+            if uid == 0 { all < most.max(1) } else { all + 2 < most.max(3) && own < (most / 4).max(1) };
         if !fits {
             return None;
         }
@@ -202,7 +213,8 @@ fn serve(shared: &Shared, stream: &UnixStream, peer: &Peer) {
     if wire::write_header(&mut timed, &Greeting::Ready { protocol: PROTOCOL }).is_err() {
         return;
     }
-    let answered = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| answer(shared, &mut timed, peer)));
+    let answered =
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| answer(shared, &mut timed, peer)));
     let outcome = match answered {
         Ok(Ok((answer, payload))) => send(&mut timed, answer, payload),
         Ok(Err(fault)) => wire::write_header(&mut timed, &AnswerHeader::Fault(fault)),
@@ -219,7 +231,9 @@ fn serve(shared: &Shared, stream: &UnixStream, peer: &Peer) {
 
 fn answer(shared: &Shared, timed: &mut Timed<'_>, peer: &Peer) -> Result<(Answer, Payload), CommandFault> {
     let malformed = |error: io::Error| {
-        CommandFault::usage(format!("the request was not understood: {error}; use the credfs of the same version"))
+        CommandFault::usage(format!(
+            "the request was not understood: {error}; use the credfs of the same version"
+        ))
     };
     let request: RequestHeader =
         wire::read_header(timed, wire::REQUEST_HEADER_BYTES_MAX).map_err(malformed)?;

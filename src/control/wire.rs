@@ -122,7 +122,11 @@ pub(super) fn write_header<T: Serialize>(stream: &mut impl Write, header: &T) ->
 }
 
 /// Reads `count` values straight into locked memory, of which all together take at most `bytes_max`.
-pub(super) fn read_values(stream: &mut impl Read, count: usize, bytes_max: usize) -> io::Result<Vec<SecretBytes>> {
+pub(super) fn read_values(
+    stream: &mut impl Read,
+    count: usize,
+    bytes_max: usize,
+) -> io::Result<Vec<SecretBytes>> {
     if count > VALUES_MAX {
         return Err(malformed("too many values"));
     }
@@ -179,8 +183,10 @@ mod tests {
 
     #[test]
     fn values_come_back_byte_for_byte_and_one_too_long_is_refused_before_it_is_read() {
-        let values: Vec<_> =
-            [&b""[..], &b"\0\xff\n"[..]].iter().map(|bytes| SecretBytes::taken_from(&mut bytes.to_vec())).collect();
+        let values: Vec<_> = [&b""[..], &b"\0\xff\n"[..]]
+            .iter()
+            .map(|bytes| SecretBytes::taken_from(&mut bytes.to_vec()))
+            .collect();
         let mut wire = Vec::new();
         write_values(&mut wire, &values).unwrap();
         let back = read_values(&mut wire.as_slice(), 2, 1024).unwrap();
@@ -200,7 +206,10 @@ mod tests {
         }
         assert!(read_header::<RequestHeader>(&mut whole.as_slice(), 4).is_err());
         assert!(read_header::<RequestHeader>(&mut &b"\x02\0\0\0{}"[..], 1024).is_err());
-        assert_eq!(read_header::<RequestHeader>(&mut whole.as_slice(), 1024).unwrap().command, Command::Status);
+        assert_eq!(
+            read_header::<RequestHeader>(&mut whole.as_slice(), 1024).unwrap().command,
+            Command::Status
+        );
     }
 
     #[test]

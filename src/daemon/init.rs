@@ -171,12 +171,8 @@ pub(super) fn make_mount_point(path: &Path) -> Result<(), CommandFault> {
 
 fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), CommandFault> {
     let cannot_write = || cannot("written", path);
-    let mut file = fs::File::options()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(path)
-        .map_err(cannot_write())?;
+    let mut file =
+        fs::File::options().write(true).create_new(true).mode(mode).open(path).map_err(cannot_write())?;
     file.set_permissions(fs::Permissions::from_mode(mode)).map_err(cannot_write())?;
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(cannot_write())?;
     own_like_directory(path)?;

@@ -36,7 +36,8 @@ impl Reloader {
                 }
                 CommandFault::invalid(&faults)
             })?;
-        let mut warnings: Vec<String> = new.warnings().iter().chain(&loaded.warnings).map(ToString::to_string).collect();
+        let mut warnings: Vec<String> =
+            new.warnings().iter().chain(&loaded.warnings).map(ToString::to_string).collect();
         warnings.extend(needs_restart(&config, &new));
         let (policy, grants) = (loaded.policy.digest().as_str().to_owned(), loaded.policy.grant_count());
         // Before the rules that name them are asked: what runs now was seen where it is allowed.
@@ -62,6 +63,11 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
     changed
         .into_iter()
         .filter(|(_, changed)| *changed)
-        .map(|(name, _)| format!("{}: {name} has changed and takes effect when the instance is restarted", new.file.display()))
+        .map(|(name, _)| {
+            format!(
+                "{}: {name} has changed and takes effect when the instance is restarted",
+                new.file.display()
+            )
+        })
         .collect()
 }

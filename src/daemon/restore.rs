@@ -27,7 +27,9 @@ pub fn restore(
 ) -> Result<Restored, CommandFault> {
     let settings = match (name, config.stores.as_slice()) {
         (None, [only]) => only,
-        (None, _) => return Err(CommandFault::usage("there are several stores: say which with --store NAME")),
+        (None, _) => {
+            return Err(CommandFault::usage("there are several stores: say which with --store NAME"));
+        }
         (Some(name), stores) => stores.iter().find(|store| store.name == name).ok_or_else(|| {
             CommandFault::not_found("there is no such store: the configuration names them as [stores.NAME]")
         })?,

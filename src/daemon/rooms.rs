@@ -85,12 +85,12 @@ pub fn open(
 ) -> Result<Rooms, OpenTrouble> {
     let policy = match policy {
         Some(policy) => policy,
-        None => load_policy(config).map_or_else(
-            |_| Policy::from_texts(&[], &policy_options(config), &SystemNames),
-            Ok,
-        )
-        .map_err(|faults| OpenTrouble::Fault(CommandFault::invalid(&faults)))?
-        .policy,
+        None => {
+            load_policy(config)
+                .map_or_else(|_| Policy::from_texts(&[], &policy_options(config), &SystemNames), Ok)
+                .map_err(|faults| OpenTrouble::Fault(CommandFault::invalid(&faults)))?
+                .policy
+        }
     };
     let (log, opened) = Log::open(log_options(config, wait)).map_err(log_trouble)?;
     let mut locals = BTreeMap::new();

@@ -156,7 +156,11 @@ fn samples() -> Result<Vec<Sample>, CommandFault> {
             impact: Impact::High,
             fields: vec![("certificate", plain(&pair.certificate)), ("key", pair.key)],
         },
-        Sample { path: "shop/payments", impact: Impact::Medium, fields: vec![("api_key", taken(&mut api_key))] },
+        Sample {
+            path: "shop/payments",
+            impact: Impact::Medium,
+            fields: vec![("api_key", taken(&mut api_key))],
+        },
     ])
 }
 

@@ -79,7 +79,10 @@ impl Running for Live {
         } else if !is_mounted {
             ("stopped", Some("it is not mounted"))
         } else if recording.is_err() {
-            ("degraded", Some("the audit log cannot be written, so nothing is released: `credfs doctor` says why"))
+            (
+                "degraded",
+                Some("the audit log cannot be written, so nothing is released: `credfs doctor` says why"),
+            )
         } else if stores.iter().any(|store| store.state != StoreState::Ready) {
             ("degraded", Some("a store cannot be used: `credfs doctor` says why"))
         } else {
@@ -210,10 +213,8 @@ fn cannot_serve(error: &dyn std::fmt::Display) -> CommandFault {
 }
 
 fn identifier(config: &Config) -> Result<Identifier, CommandFault> {
-    let executables = ProcExecutables::new(
-        config.limits.executable_bytes_max,
-        size(config.limits.executables_max),
-    );
+    let executables =
+        ProcExecutables::new(config.limits.executable_bytes_max, size(config.limits.executables_max));
     let options = caller::Options {
         threads_max: size(config.limits.callers_max),
         executables_max: size(config.limits.executables_max),
@@ -299,15 +300,21 @@ fn control_socket(
         request_bytes_max: size(config.limits.control_request_bytes_max),
         deadline: config.limits.control_deadline,
     };
-    Server::start(options, Arc::clone(instance), Arc::clone(identifier), runtime.handle().clone()).map_err(|error| {
-        let kind = if error.kind() == std::io::ErrorKind::AddrInUse { Kind::Exists } else { Kind::Failed };
-        let remedy = if error.kind() == std::io::ErrorKind::InvalidInput {
-            "; a socket's path has at most 107 bytes: set control.socket to a shorter one"
-        } else {
-            ""
-        };
-        CommandFault::new(kind, format!("the control socket {} cannot be made: {error}{remedy}", socket.display()))
-    })
+    Server::start(options, Arc::clone(instance), Arc::clone(identifier), runtime.handle().clone()).map_err(
+        |error| {
+            let kind =
+                if error.kind() == std::io::ErrorKind::AddrInUse { Kind::Exists } else { Kind::Failed };
+            let remedy = if error.kind() == std::io::ErrorKind::InvalidInput {
+                "; a socket's path has at most 107 bytes: set control.socket to a shorter one"
+            } else {
+                ""
+            };
+            CommandFault::new(
+                kind,
+                format!("the control socket {} cannot be made: {error}{remedy}", socket.display()),
+            )
+        },
+    )
 }
 
 fn tell(notify: &Notify, state: &str) {

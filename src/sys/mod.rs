@@ -2,9 +2,9 @@
 //! It knows no word of credfs: no secret, no policy.
 #![allow(unsafe_code, reason = "the one room for it; every block says why it is sound")]
 
-mod fusermount;
 pub mod descriptor;
 pub mod file;
+mod fusermount;
 pub mod harden;
 pub mod lock;
 pub mod memory;

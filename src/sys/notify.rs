@@ -48,7 +48,8 @@ mod tests {
         let name = format!("credfs-notify-{}", std::process::id());
         let by_path = UnixDatagram::bind(&path).unwrap();
         let by_name = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
-        for (socket, address) in [(by_path, path.to_str().unwrap().to_owned()), (by_name, format!("@{name}"))] {
+        for (socket, address) in [(by_path, path.to_str().unwrap().to_owned()), (by_name, format!("@{name}"))]
+        {
             Notify::to(Some(&address)).send("READY=1").unwrap();
             let mut buffer = [0; 32];
             let length = socket.recv(&mut buffer).unwrap();

@@ -111,11 +111,7 @@ fn no_window_of_a_value_is_found_outside_the_mount_at_the_highest_log_level() {
     let pid = instance.worker_pid();
     let daemon = instance.daemon_pid();
     assert_eq!(scan(&instance, &canaries, &[pid, daemon]), Vec::<String>::new());
-    assert!(
-        instance.daemon_output().len() > 1_000,
-        "it logged at trace level:\n{}",
-        instance.daemon_output()
-    );
+    assert!(instance.daemon_output().contains("serving"), "it logs:\n{}", instance.daemon_output());
     assert!(instance.end_with("TERM").success());
     // Against a damaged store, and with the wrong key.
     let key = instance.configured_file("stores.main.key_file");

@@ -158,11 +158,11 @@ fn a_hundred_swaps_a_second_tear_nothing() {
 
 #[test]
 fn the_check_for_whole_versions_sees_every_kind_of_fault() {
-    let (old, new) = (value(7), value(8));
-    assert_eq!(number_of(&new), Some(8));
+    let (old, new) = (value(6), value(7));
+    assert_eq!(number_of(&new), Some(7));
     assert_eq!(number_of(b""), None, "empty");
     assert_eq!(number_of(&old[..old.len() - 1]), None, "short");
-    assert_eq!(number_of(&[&new[..4000], &old[4000..]].concat()), None, "torn");
+    assert_eq!(number_of(&[&new[..400], &old[400..]].concat()), None, "torn");
     assert_eq!(number_of(&[&old[..], &[0; 5]].concat()), None, "padded");
 }
 

@@ -84,32 +84,44 @@ pub(super) enum Verb {
         path: Option<String>,
     },
     /// List the versions of a secret: number, stages, age, state and fields. Values are not opened.
-    #[command(after_help = "Examples:\n  credfs versions prod/orders/db\n  credfs versions prod/orders/db --json")]
+    #[command(
+        after_help = "Examples:\n  credfs versions prod/orders/db\n  credfs versions prod/orders/db --json"
+    )]
     Versions {
         /// The secret.
         path: String,
     },
     /// Make the staged version (next) current. The current one becomes previous.
-    #[command(after_help = "Examples:\n  credfs put prod/orders/db password --stage next\n  credfs promote prod/orders/db")]
+    #[command(
+        after_help = "Examples:\n  credfs put prod/orders/db password --stage next\n  credfs promote prod/orders/db"
+    )]
     Promote {
         /// The secret.
         path: String,
     },
     /// Make the previous version current again, or the one named. The version that is left loses its stage, so that
     /// doing it twice does not toggle.
-    #[command(after_help = "Examples:\n  credfs rollback prod/orders/db\n  credfs rollback prod/orders/db --to 3")]
+    #[command(
+        after_help = "Examples:\n  credfs rollback prod/orders/db\n  credfs rollback prod/orders/db --to 3"
+    )]
     Rollback(Rollback),
     /// Refuse a version at once and for good: new opens, and files that are open. This cannot be taken back.
     #[command(after_help = "Examples:\n  credfs revoke prod/orders/db --version 7 --reason compromised")]
     Revoke(Revoking),
     /// Hide a secret, or one version of it. `credfs undelete` brings it back.
-    #[command(after_help = "Examples:\n  credfs delete prod/orders/db\n  credfs delete prod/orders/db --version 3")]
+    #[command(
+        after_help = "Examples:\n  credfs delete prod/orders/db\n  credfs delete prod/orders/db --version 3"
+    )]
     Delete(VersionOf),
     /// Bring back what was deleted, a secret or one version of it. It stands where it stood before.
-    #[command(after_help = "Examples:\n  credfs undelete prod/orders/db\n  credfs undelete prod/orders/db --version 3")]
+    #[command(
+        after_help = "Examples:\n  credfs undelete prod/orders/db\n  credfs undelete prod/orders/db --version 3"
+    )]
     Undelete(VersionOf),
     /// Erase a secret, or one version of it, for good: bytes and key. Asks first on a terminal.
-    #[command(after_help = "Examples:\n  credfs destroy prod/orders/db --version 3\n  credfs destroy prod/orders/db --yes")]
+    #[command(
+        after_help = "Examples:\n  credfs destroy prod/orders/db --version 3\n  credfs destroy prod/orders/db --yes"
+    )]
     Destroy(Destroying),
     /// Have the running instance read configuration and policy again. Returns when they are in force; with a fault the
     /// old policy stays in force and the exit code is 7.
@@ -134,7 +146,9 @@ pub(super) enum Verb {
     Explain(Box<Explain>),
     /// Propose grants for what the audit log says was refused. The proposal is a policy file to be read by a person,
     /// never put in force by itself.
-    #[command(after_help = "Examples:\n  credfs learn --since 1h\n  credfs learn --since 1d > /etc/credfs/policy.d/proposed.toml")]
+    #[command(
+        after_help = "Examples:\n  credfs learn --since 1h\n  credfs learn --since 1d > /etc/credfs/policy.d/proposed.toml"
+    )]
     Learn {
         /// How far to look back: a span such as 7d, or a time (RFC 3339).
         #[arg(long, default_value = "1d", value_name = "SPAN")]

@@ -149,7 +149,9 @@ fn which(text: &str) -> Result<Which, String> {
     if let Some(stage) = Stage::named(text) {
         return Ok(Which::Stage(stage));
     }
-    text.parse().map(Which::Number).map_err(|()| "neither a number from 1 nor current, previous or next".to_owned())
+    text.parse()
+        .map(Which::Number)
+        .map_err(|()| "neither a number from 1 nor current, previous or next".to_owned())
 }
 
 fn version(text: &str) -> Result<Version, String> {
@@ -157,5 +159,6 @@ fn version(text: &str) -> Result<Version, String> {
 }
 
 fn span(text: &str) -> Result<std::time::Duration, String> {
-    crate::model::parse_span(text).ok_or_else(|| "a span needs a number and a unit, such as 30s, 12h or 90d".to_owned())
+    crate::model::parse_span(text)
+        .ok_or_else(|| "a span needs a number and a unit, such as 30s, 12h or 90d".to_owned())
 }

@@ -103,7 +103,9 @@ pub(crate) struct WhoRead {
 #[derive(Subcommand)]
 pub(crate) enum AuditVerb {
     /// Print audit records, newest last. Options narrow them down.
-    #[command(after_help = "Examples:\n  credfs audit log --since 1h\n  credfs audit log --outcome denied --json")]
+    #[command(
+        after_help = "Examples:\n  credfs audit log --since 1h\n  credfs audit log --outcome denied --json"
+    )]
     Log(Logged),
     /// Prove that nothing in the audit log was changed. Without --root the proof begins at the log's own first record.
     #[command(

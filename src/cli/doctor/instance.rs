@@ -33,7 +33,11 @@ pub(super) fn look(context: &Context) -> Vec<Finding> {
             let grants = loaded.policy.grant_count();
             findings.push(Finding::ok("policy", format!("is valid and has {grants} grants")));
             findings.extend(loaded.warnings.iter().map(|warning| {
-                Finding::warning("policy", format!("{}:{}: {}", warning.file.display(), warning.line, warning.message), &*warning.remedy)
+                Finding::warning(
+                    "policy",
+                    format!("{}:{}: {}", warning.file.display(), warning.line, warning.message),
+                    &*warning.remedy,
+                )
             }));
         }
         Err(faults) => findings.push(of_faults("policy", &CommandFault::invalid(&faults))),
@@ -49,13 +53,20 @@ pub(super) fn look(context: &Context) -> Vec<Finding> {
 }
 
 fn of_faults(about: &'static str, faults: &CommandFault) -> Finding {
-    Finding::fault(about, faults.message.replace('\n', "; "), "each line says its own; `credfs check` shows them again")
+    Finding::fault(
+        about,
+        faults.message.replace('\n', "; "),
+        "each line says its own; `credfs check` shows them again",
+    )
 }
 
 fn mount_point(config: &Config) -> Finding {
     let path = config.mount_point.display();
     if !config.mount_point.exists() && std::fs::symlink_metadata(&config.mount_point).is_err() {
-        return Finding::ok("mount point", format!("{path} does not exist yet and is made by `credfs mount`"));
+        return Finding::ok(
+            "mount point",
+            format!("{path} does not exist yet and is made by `credfs mount`"),
+        );
     }
     match mount::standing(&config.mount_point, PROBE_WAIT) {
         Ok(Standing::Free) => Finding::ok("mount point", format!("nothing is mounted on {path}")),
@@ -125,7 +136,9 @@ fn of_running(status: &StatusAnswer) -> Vec<Finding> {
     }
     match status.audit.as_deref() {
         None | Some("recording") => {}
-        Some(fault) => findings.push(Finding::fault("audit log", fault, "nothing is released until it can be written")),
+        Some(fault) => {
+            findings.push(Finding::fault("audit log", fault, "nothing is released until it can be written"))
+        }
     }
     if let Some(bytes) = status.unlocked_bytes.filter(|bytes| *bytes > 0) {
         findings.push(Finding::warning(
@@ -139,12 +152,15 @@ fn of_running(status: &StatusAnswer) -> Vec<Finding> {
 
 /// No instance runs: open everything as it would, and prove every value.
 fn of_files(config: &Config, context: &Context) -> Vec<Finding> {
-    let mut findings =
-        vec![Finding::ok("instance", "does not run; `credfs mount` starts it".to_owned())];
+    let mut findings = vec![Finding::ok("instance", "does not run; `credfs mount` starts it".to_owned())];
     let rooms = match daemon::open(config, &context.surroundings, None, Duration::from_secs(2)) {
         Ok(rooms) => rooms,
         Err(OpenTrouble::NotOurs(fault)) => {
-            findings.push(Finding::warning("store", fault.message, "run this as the owner of the files or as root"));
+            findings.push(Finding::warning(
+                "store",
+                fault.message,
+                "run this as the owner of the files or as root",
+            ));
             return findings;
         }
         Err(trouble) => {
@@ -167,7 +183,11 @@ fn of_files(config: &Config, context: &Context) -> Vec<Finding> {
         });
     }
     if let Err(fault) = rooms.gate.log().check() {
-        findings.push(Finding::fault("audit log", fault.to_string(), "nothing is released until it can be written"));
+        findings.push(Finding::fault(
+            "audit log",
+            fault.to_string(),
+            "nothing is released until it can be written",
+        ));
     }
     findings
 }
@@ -186,7 +206,9 @@ fn audit_log(config: &Config) -> Vec<Finding> {
             Finding::ok("audit log", format!("{} records, all of them proven", verdict.records))
         }
         Ok(verdict) => {
-            let what = verdict.fault.map_or_else(String::new, |fault| format!("record {}: {}", fault.seq, fault.what));
+            let what = verdict
+                .fault
+                .map_or_else(String::new, |fault| format!("record {}: {}", fault.seq, fault.what));
             Finding::fault("audit log", what, "`credfs audit verify` says more; keep a copy of all its files")
         }
         Err(fault) => Finding::warning("audit log", fault.message, "run this as its owner"),

@@ -38,7 +38,11 @@ fn judge_kernel(release: &str) -> Finding {
     };
     let version = (major, minor);
     if version < KERNEL_MIN {
-        return Finding::fault("kernel", format!("Linux {release} is older than 5.15"), "install a newer kernel");
+        return Finding::fault(
+            "kernel",
+            format!("Linux {release} is older than 5.15"),
+            "install a newer kernel",
+        );
     }
     if version < KERNEL_RESEND {
         return Finding::warning(
@@ -70,10 +74,14 @@ fn device() -> Finding {
 
 fn mount_helper() -> Finding {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|directory| directory.join("fusermount3")).find(|file| file.is_file());
+    let found = std::env::split_paths(&path)
+        .map(|directory| directory.join("fusermount3"))
+        .find(|file| file.is_file());
     match found {
         Some(file) => Finding::ok("fusermount3", format!("is {}", file.display())),
-        None => Finding::fault("fusermount3", "was not found, and only root mounts without it", "install fuse3"),
+        None => {
+            Finding::fault("fusermount3", "was not found, and only root mounts without it", "install fuse3")
+        }
     }
 }
 
@@ -100,10 +108,18 @@ fn locked_memory() -> Finding {
                 if has_swap { ", and values past that can be swapped out" } else { "; there is no swap" }
             );
             let remedy = "raise it: LimitMEMLOCK= in the unit, or memlock in /etc/security/limits.conf";
-            if has_swap { Finding::warning("locked memory", found, remedy) } else { Finding::ok("locked memory", found) }
+            if has_swap {
+                Finding::warning("locked memory", found, remedy)
+            } else {
+                Finding::ok("locked memory", found)
+            }
         }
         Ok(_) => Finding::ok("locked memory", "values are kept out of swap and core files"),
-        Err(error) => Finding::warning("locked memory", format!("its limit cannot be told: {error}"), "see setrlimit(2)"),
+        Err(error) => Finding::warning(
+            "locked memory",
+            format!("its limit cannot be told: {error}"),
+            "see setrlimit(2)",
+        ),
     }
 }
 

@@ -29,13 +29,9 @@ pub(super) async fn make(
 
 fn change_of(command: Command, values: Vec<SecretBytes>) -> Result<Change, CommandFault> {
     Ok(match command {
-        Command::Put { secret, fields, only, stage, ownership } => Change::Put {
-            secret,
-            fields: fields.into_iter().zip(values).collect(),
-            only,
-            stage,
-            ownership,
-        },
+        Command::Put { secret, fields, only, stage, ownership } => {
+            Change::Put { secret, fields: fields.into_iter().zip(values).collect(), only, stage, ownership }
+        }
         Command::Promote { secret } => Change::Promote { secret },
         Command::Rollback { secret, to } => Change::Rollback { secret, to },
         Command::Revoke { secret, version, .. } => Change::Revoke { secret, version },
@@ -58,5 +54,11 @@ fn answer_of(secret: crate::model::SecretPath, changed: &Changed) -> Answer {
         Some(_) => State::Active,
     };
     let state = if of_secret == State::Active { of_version.unwrap_or(of_secret) } else { of_secret };
-    Answer::Changed { secret, version: changed.version, stage: stage.flatten(), state, carried: changed.carried.clone() }
+    Answer::Changed {
+        secret,
+        version: changed.version,
+        stage: stage.flatten(),
+        state,
+        carried: changed.carried.clone(),
+    }
 }

@@ -59,7 +59,9 @@ pub async fn execute(
     }
     let plain = |answer| (answer, Payload::Nothing);
     match command {
-        Command::Get { secret, field, version } => show::get(&instance.gate, actor, &secret, field, version).await,
+        Command::Get { secret, field, version } => {
+            show::get(&instance.gate, actor, &secret, field, version).await
+        }
         Command::List { directory } => show::list(&instance.gate, actor, &directory).map(plain),
         Command::Versions { secret } => show::versions(&instance.gate, actor, &secret).map(plain),
         Command::Refresh { secret } => upkeep::refresh(instance, actor, secret).await.map(plain),

@@ -36,7 +36,8 @@ impl Sight<'_> {
             Actor::Owner(_) => true,
             Actor::Peer(_) if self.administers(path) => true,
             Actor::Peer(caller) => {
-                let listing = self.gate.policy().may_list_version(*caller, path, standing, field, self.gate.now());
+                let listing =
+                    self.gate.policy().may_list_version(*caller, path, standing, field, self.gate.now());
                 matches!(listing, Listing::Visible)
             }
         }
@@ -45,7 +46,9 @@ impl Sight<'_> {
     /// The secret, if it is there for the actor; what is hidden is answered exactly as what does not exist.
     fn secret(&self, path: &SecretPath) -> Result<Arc<Secret>, CommandFault> {
         let known = self.gate.places().known(path).filter(|secret| self.sees(path, secret));
-        known.ok_or_else(|| CommandFault::not_found(format!("{path} does not exist: `credfs ls` shows what does")))
+        known.ok_or_else(|| {
+            CommandFault::not_found(format!("{path} does not exist: `credfs ls` shows what does"))
+        })
     }
 }
 
@@ -135,11 +138,15 @@ pub(super) async fn get(
     let number = match which {
         Which::Number(number) => number,
         Which::Stage(stage) => secret.at(stage).ok_or_else(|| {
-            CommandFault::not_found(format!("{path} has no {stage} version: `credfs versions {path}` shows them"))
+            CommandFault::not_found(format!(
+                "{path} has no {stage} version: `credfs versions {path}` shows them"
+            ))
         })?,
     };
     let absent = || {
-        CommandFault::not_found(format!("{path} has no version {number}: `credfs versions {path}` shows them"))
+        CommandFault::not_found(format!(
+            "{path} has no version {number}: `credfs versions {path}` shows them"
+        ))
     };
     let version = secret.version(number).ok_or_else(absent)?;
     let standing = secret.standing(version);
@@ -189,7 +196,12 @@ async fn release(
     }
 }
 
-fn refused(path: &SecretPath, number: crate::model::Version, field: &FieldName, refusal: Refusal) -> CommandFault {
+fn refused(
+    path: &SecretPath,
+    number: crate::model::Version,
+    field: &FieldName,
+    refusal: Refusal,
+) -> CommandFault {
     let kind = kind_of(refusal.outcome);
     let field = field.as_str().escape_debug();
     let message = match refusal.outcome {
@@ -202,9 +214,13 @@ fn refused(path: &SecretPath, number: crate::model::Version, field: &FieldName, 
             format!("policy does not let you read {field} of {path}: `credfs explain {path}` says why")
         }
         Outcome::Failed => {
-            format!("{field} of version {number} of {path} is damaged or cannot be read: `credfs doctor` says more")
+            format!(
+                "{field} of version {number} of {path} is damaged or cannot be read: `credfs doctor` says more"
+            )
         }
-        _ if kind == Kind::StoreAway => format!("the store of {path} gives nothing now: `credfs status` says more"),
+        _ if kind == Kind::StoreAway => {
+            format!("the store of {path} gives nothing now: `credfs status` says more")
+        }
         _ if kind == Kind::NotFound => format!(
             "version {number} of {path} has no field {field} that can be read: `credfs ls {path}` shows its fields"
         ),

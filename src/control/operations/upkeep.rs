@@ -114,7 +114,11 @@ fn copy_path(database: &Path) -> PathBuf {
     name.into()
 }
 
-pub(super) fn rekey(instance: &Instance, actor: &Actor<'_>, store: Option<&str>) -> Result<Answer, CommandFault> {
+pub(super) fn rekey(
+    instance: &Instance,
+    actor: &Actor<'_>,
+    store: Option<&str>,
+) -> Result<Answer, CommandFault> {
     let who = must_administer(&instance.gate, actor)?;
     let (name, local) = local(instance, store)?;
     recorded(instance, &who, Operation::Rekey, || {
@@ -149,8 +153,11 @@ fn recorded<T>(
         return Err(AdministerFault::NotRecorded.into());
     }
     let done = act();
-    let (outcome, reason) =
-        if done.is_ok() { (Outcome::Done, Some(Reason::Command)) } else { (Outcome::Failed, Some(Reason::Command)) };
+    let (outcome, reason) = if done.is_ok() {
+        (Outcome::Done, Some(Reason::Command))
+    } else {
+        (Outcome::Failed, Some(Reason::Command))
+    };
     let _receipt = instance.gate.record_act(who, operation, outcome, reason)?;
     done
 }
