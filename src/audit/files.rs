@@ -84,6 +84,11 @@ pub(super) fn parts(log: &Path) -> io::Result<Vec<Part>> {
     Err(io::Error::new(io::ErrorKind::ResourceBusy, "the log is being rotated all the time"))
 }
 
+/// Opens one file of a log.
+pub(super) fn part_at(path: PathBuf) -> io::Result<Part> {
+    open_part(path).map(|(part, _)| part)
+}
+
 fn open_part(path: PathBuf) -> io::Result<(Part, (u64, u64))> {
     let file = file::open_existing(&path, Access::Read)
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;

@@ -228,7 +228,10 @@ fn rotating_a_deleted_log_saves_its_records_and_goes_on() {
     drop(log);
     let verdict = verify(&scratch.log(), None).unwrap();
     let fault = verdict.fault.unwrap();
-    assert_eq!(fault.what, "records 11 to 12 are missing here", "the first was saved, the second was cut");
+    assert!(
+        fault.what.starts_with("records 11 to 12 are missing here"),
+        "{fault:?}: the first was saved, the second was cut"
+    );
 }
 
 #[test]
@@ -308,7 +311,8 @@ fn refusals_leave_the_last_tenth_of_the_space_alone() {
     std::fs::write(tmpfs.path("ballast"), vec![0; 950_000]).unwrap();
     log.settle();
     let before = std::fs::metadata(&path).unwrap().len();
-    let denied = Entry::new(Operation::Open, Outcome::Denied);
+    let who = Who { uid: 7, ..Who::default() };
+    let denied = Entry { who: Some(&who), ..Entry::new(Operation::Open, Outcome::Denied) };
     for _ in 0..1_000 {
         assert!(log.record_refusal(&denied).unwrap().is_none());
         log.refused(&Entry::new(Operation::Stat, Outcome::Hidden));

@@ -7,7 +7,9 @@ use std::path::Path;
 
 use memchr::memmem::{self, Finder};
 
-use super::files::{LINE_BYTES_MAX, Part, line_at, next_line_start, parts, read_up_to};
+use super::files::{
+    LINE_BYTES_MAX, Part, line_at, next_line_start, part_at, parts, read_up_to, rotated_numbers, rotated_path,
+};
 use super::record::{code, number, text};
 use crate::model::{Operation, Outcome, UnixTime, Version};
 
@@ -75,14 +77,32 @@ impl Iterator for Records {
 /// # Errors
 /// Where a file cannot be read; `NotFound` where there is no log.
 pub fn find(path: &Path, seq: u64) -> io::Result<Option<String>> {
-    let parts = parts(path)?;
-    for part in parts.iter().rev() {
+    // A rotation between the listing and the reading can hide a record once.
+    match find_once(path, seq)? {
+        None => find_once(path, seq),
+        found => Ok(found),
+    }
+}
+
+fn find_once(path: &Path, seq: u64) -> io::Result<Option<String>> {
+    let numbers = rotated_numbers(path)?;
+    let begins_before = |number: Option<&u64>| -> io::Result<Option<Part>> {
+        let part = part_at(number.map_or_else(|| path.to_owned(), |number| rotated_path(path, *number)))?;
         let first = line_at(&part.file, 0)?.and_then(|line| seq_of(&line));
-        if first.is_some_and(|first| first <= seq) {
-            return find_in(part, seq);
+        Ok(first.is_some_and(|first| first <= seq).then_some(part))
+    };
+    if let Some(current) = begins_before(None)? {
+        return find_in(&current, seq);
+    }
+    let (mut low, mut high, mut holder) = (0, numbers.len(), None);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match begins_before(numbers.get(middle))? {
+            Some(part) => (low, holder) = (middle + 1, Some(part)),
+            None => high = middle,
         }
     }
-    Ok(None)
+    holder.map_or(Ok(None), |part| find_in(&part, seq))
 }
 
 fn find_in(part: &Part, seq: u64) -> io::Result<Option<String>> {

@@ -1,15 +1,21 @@
 //! Beginning a new file, and removing old ones within the budget.
 //!
 //! The log's name always stands for a file: the new one is made beside it with its first record, the old one gets its
-//! second name (`NAME.N`), and one rename gives the new one the log's name. Each file but the last ends with a seal
-//! and is on the disk before the next one begins.
+//! second name (`NAME.N`), and one rename gives the new one the log's name. Each file but the last ends with a seal.
+//!
+//! In `power-safe` the old file is on the disk before the new one has the name, while recorders wait. In
+//! `process-safe` nobody waits for the disk: almost all of the old file was synced before, and the rest is right
+//! after. A power cut within these milliseconds can take the last records of the old file; the proof then says that
+//! they are missing, and why that may be.
 
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use super::Durability;
 use super::chain::Link;
 use super::files::{
     Lines, coming_path, line_at, parts, read_up_to, rotated_numbers, rotated_path, seals_path,
@@ -80,14 +86,49 @@ pub(super) fn rotate_when_full(shared: &Shared) {
 
 fn rotate(shared: &Shared, cause: Reason) -> Result<PathBuf, RotateFault> {
     let log = &shared.options.path;
+    let coming = coming_path(log);
+    remove_if_there(&coming)?;
+    let file = file::create_new(&coming, Access::Append, 0o600)?;
+    let number = rotated_numbers(log)?.last().map_or(1, |last| last + 1);
+    let rotated = rotated_path(log, number);
+    // The second name is given while nobody waits: two names of one file harm nobody, and are undone at open.
+    let is_linked = shared.hold()?.settle().is_ok();
+    if is_linked {
+        std::fs::hard_link(log, &rotated)?;
+    }
+    let switched = switch(shared, cause, &file, &rotated, is_linked);
+    if switched.is_err() {
+        if is_linked {
+            remove_if_there(&rotated)?;
+        }
+        remove_if_there(&coming)?;
+    }
+    switched.map(|()| rotated)
+}
+
+/// Gives the new file the log's name and goes on in it.
+fn switch(
+    shared: &Shared,
+    cause: Reason,
+    file: &File,
+    rotated: &Path,
+    is_linked: bool,
+) -> Result<(), RotateFault> {
+    let log = &shared.options.path;
+    let is_power_safe = shared.options.durability == Durability::PowerSafe;
     let mut writer = shared.hold()?;
     let in_place = writer.settle();
+    if in_place.is_ok() != is_linked {
+        return Err(in_place.err().unwrap_or(NotRecorded::Changed).into());
+    }
     match in_place {
         Ok(()) => {
             if writer.head.segment_records > 0 && !writer.seal((shared.options.clock)(), cause)? {
                 return Err(RotateFault::NoKey);
             }
-            writer.sink.file().sync_data()?;
+            if is_power_safe {
+                writer.sink.file().sync_data()?;
+            }
         }
         // A log that cannot be written for want of space, or that does not answer, is no log to be replaced.
         Err(fault @ (NotRecorded::Full | NotRecorded::Blocked | NotRecorded::Unwritable { .. })) => {
@@ -96,35 +137,32 @@ fn rotate(shared: &Shared, cause: Reason) -> Result<PathBuf, RotateFault> {
         Err(_) if cause != Reason::Command => return Err(NotRecorded::Missing.into()),
         Err(_) => {}
     }
-    let number = rotated_numbers(log)?.last().map_or(1, |last| last + 1);
-    let rotated = rotated_path(log, number);
     let reason = if in_place.is_ok() { cause } else { Reason::LogReplaced };
     let line = writer.continuation((shared.options.clock)(), reason);
-    let coming = coming_path(log);
-    remove_if_there(&coming)?;
-    let file = file::create_new(&coming, Access::Append, 0o600)?;
-    let begun = (&file).write_all(&line).and_then(|()| file.sync_all());
-    let moved = begun.and_then(|()| match in_place {
-        Ok(()) => std::fs::hard_link(log, &rotated),
-        Err(_) => save_what_is_held(&writer, log, &rotated),
-    });
-    if let Err(error) = moved {
-        remove_if_there(&coming)?;
-        return Err(error.into());
+    let mut new = file;
+    new.write_all(&line)?;
+    if is_power_safe {
+        file.sync_all()?;
     }
-    if let Err(error) = std::fs::rename(&coming, log) {
-        if in_place.is_ok() {
-            remove_if_there(&rotated)?;
-        }
-        remove_if_there(&coming)?;
-        return Err(error.into());
+    if !is_linked {
+        save_what_is_held(&writer, log, rotated)?;
     }
-    let sink = Box::new(FileSink::new(log, file)?);
+    let sink = Box::new(FileSink::new(log, file.try_clone()?)?);
+    std::fs::rename(coming_path(log), log)?;
+    let old = writer.sink.file();
     writer.continue_in(sink, &line);
-    shared.switch_disk(writer.sink.file(), writer.written_bytes);
+    let new = writer.sink.file();
+    let written_bytes = writer.written_bytes;
+    if is_power_safe {
+        shared.switch_disk(Arc::clone(&new), written_bytes);
+    }
     drop(writer);
-    file::sync_directory(file::directory_of(log))?;
-    Ok(rotated)
+    // The rotation stands. What the disk has not got by now, the next round of upkeep sees to.
+    if !is_power_safe && old.sync_data().is_ok() && new.sync_all().is_ok() {
+        shared.switch_disk(new, written_bytes);
+    }
+    file::sync_directory(file::directory_of(log)).ok();
+    Ok(())
 }
 
 /// Copies the records from the file that is held, if they are still in it, and moves away what took its place.

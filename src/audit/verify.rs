@@ -188,7 +188,12 @@ impl<'a> Walk<'a> {
                     let is_seal_good = self.key.is_some_and(|key| link.is_seal() && is_signed(line, &key));
                     let own = hash(line);
                     let is_intact = is_seal_good || follows(&mut lines, parts.get(index + 1), seq, &own)?;
-                    return Ok(Some(self.judge(*at, before, seq, is_linked, is_intact)));
+                    let is_first_of_part = index > 0 && at.line == 1;
+                    let mut found = self.judge(*at, before, seq, is_linked, is_intact);
+                    if is_first_of_part && seq > self.next_seq && is_intact {
+                        found.2.push_str(", at the end of the file before: cut off, or lost in a power cut");
+                    }
+                    return Ok(Some(found));
                 }
                 if let Some(what) = self.accept(line, &link) {
                     return Ok(Some((*at, link.seq, what)));

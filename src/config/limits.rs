@@ -57,7 +57,8 @@ pub struct LimitSettings {
     pub control_connections_max: u64,
     /// Longest request over the control socket, in bytes. Default 16 MiB.
     pub control_request_bytes_max: u64,
-    /// Most threads that answer the kernel. Default 4.
+    /// Threads that take requests from the kernel. One costs least on one CPU, and more are added by themselves when all
+    /// are held up; a machine with many cores and many readers may want more from the start.
     pub threads_max: u64,
 }
 
@@ -88,7 +89,7 @@ impl Default for LimitSettings {
             executable_bytes_max: 268_435_456,
             control_connections_max: 32,
             control_request_bytes_max: 16_777_216,
-            threads_max: 4,
+            threads_max: 1,
         }
     }
 }
