@@ -197,7 +197,11 @@ fn postgresql_takes_its_server_key_and_libpq_its_password_file_from_the_mount() 
         let sql = "select ssl from pg_stat_ssl where pid = pg_backend_pid()";
         let psql = format!("{programs}/psql");
         let words = [psql.as_str(), "-w", "-X", "-At", "-c", sql, &address];
-        Asker::uid(client_uid).program(&words).env("PGPASSFILE", password_file).run()
+        Asker::uid(client_uid)
+            .program(&words)
+            .env("PGPASSFILE", password_file)
+            .env("HOME", "/nonexistent")
+            .run()
     };
     let pgpass = instance.path("prod/pg/client/pgpass");
     wait_until("the server accepts", UP_LIMIT, || {
