@@ -89,16 +89,22 @@ pub(super) fn refresh(context: &Context, path: Option<&str>) -> Result<Exit, Com
 pub(super) fn check(context: &Context) -> Result<Exit, CommandFault> {
     let mut faults = Vec::new();
     let mut warnings = Vec::new();
-    match Config::load(&context.config_file) {
-        Err(found) => faults.extend(found),
-        Ok(config) => {
-            if let Err(lax) = daemon::check(&context.config_file) {
+    match Config::load_with_faults(&context.config_file) {
+        Err(fault) => faults.push(fault),
+        Ok((config, found)) => {
+            // A file that only a default names, in the place of a faulty value, is not missed.
+            let policy_is_named = found.is_empty() || config.policy.paths.iter().all(|path| path.exists());
+            faults.extend(found);
+            if faults.is_empty()
+                && let Err(lax) = daemon::check(&context.config_file)
+            {
                 faults.extend(lax);
             }
             warnings.extend(config.warnings());
             match daemon::load_policy(&config) {
                 Ok(loaded) => warnings.extend(loaded.warnings),
-                Err(found) => faults.extend(found),
+                Err(found) if policy_is_named => faults.extend(found),
+                Err(_) => {}
             }
         }
     }

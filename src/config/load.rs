@@ -32,6 +32,22 @@ impl Config {
     /// # Errors
     /// Every fault of the text.
     pub fn from_text(file: &Path, text: &str, owner_uid: u32) -> Result<Self, Vec<Fault>> {
+        let (config, faults) = Self::as_far_as_readable(file, text, owner_uid);
+        if faults.is_empty() { Ok(config) } else { Err(faults) }
+    }
+
+    /// Reads what can be read, with defaults in the place of what is wrong, and says every fault: so that the files
+    /// which a faulty configuration names can be checked in one go with it. Not to be served from.
+    ///
+    /// # Errors
+    /// Where there is no text to read.
+    pub fn load_with_faults(file: &Path) -> Result<(Self, Vec<Fault>), Fault> {
+        let file = std::path::absolute(file).map_err(|error| unreadable(file, &error))?;
+        let (text, owner_uid) = read_file(&file)?;
+        Ok(Self::as_far_as_readable(&file, &text, owner_uid))
+    }
+
+    fn as_far_as_readable(file: &Path, text: &str, owner_uid: u32) -> (Self, Vec<Fault>) {
         let faults = Faults::of(file);
         let document = Document::parse(text, &faults);
         let root = document.root(&faults);
@@ -52,10 +68,9 @@ impl Config {
         let control = read_control(&root);
         refuse_paths_on_the_mount(&root, &mount_point);
         root.finish();
-        if faults.count() > 0 {
-            return Err(faults.into_vec());
-        }
-        Ok(Self { file: file.to_owned(), owner_uid, mount_point, stores, policy, audit, limits, control })
+        let config =
+            Self { file: file.to_owned(), owner_uid, mount_point, stores, policy, audit, limits, control };
+        (config, faults.into_vec())
     }
 
     /// What is odd about the configuration without being wrong: prefixes that shadow one another.

@@ -13,7 +13,7 @@ use crate::access::Gate;
 use crate::caller::{self, Identifier, ProcExecutables};
 use crate::config::Config;
 use crate::control::{
-    Answer, CommandFault, Instance, Kind, Running, Server, ServerOptions, StatusAnswer, StoreStatus,
+    Answer, CommandFault, Contact, Instance, Kind, Running, Server, ServerOptions, StatusAnswer, StoreStatus,
 };
 use crate::fuse::{self, PaceLimits, Session};
 use crate::model::{Operation, Outcome, Reason};
@@ -131,6 +131,7 @@ pub fn serve(serving: Serving<'_>) -> Result<(), CommandFault> {
         .enable_all()
         .build()
         .map_err(|error| CommandFault::failed(format!("no threads could be started: {error}")))?;
+    refuse_a_second(&config)?;
     let executables = loaded.policy.executables();
     let rooms = rooms::open(&config, serving.surroundings, Some(loaded.policy), LOCK_WAIT)
         .map_err(rooms::OpenTrouble::into_fault)?;
@@ -161,6 +162,20 @@ pub fn serve(serving: Serving<'_>) -> Result<(), CommandFault> {
     // What is still under way is bounded by its own deadline; it must not outlive the log.
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended
+}
+
+/// One instance for each configuration: a second one says so at once, and not by the locks that it would wait for.
+fn refuse_a_second(config: &Config) -> Result<(), CommandFault> {
+    let socket = &config.control.socket;
+    let Ok(Contact::Made(_)) = Contact::make(socket) else { return Ok(()) };
+    Err(CommandFault::new(
+        Kind::Exists,
+        format!(
+            "an instance of this configuration is already running (it answers at {}): use credfs reload, or stop it \
+             first",
+            socket.display()
+        ),
+    ))
 }
 
 fn run(

@@ -3,16 +3,20 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::access::{Opening, Reader, Refusal, Target};
 use crate::caller::{Caller, Witness};
-use crate::model::{Operation, Outcome, Reason, Stage, Standing, State};
+use crate::model::{Operation, Outcome, Reason, Stage, StageSet, Standing, State};
 
 use super::Tree;
 use super::attributes::shown_path;
 use super::handles::Handle;
 use super::inode::Inode;
 use super::node::{FieldPlace, Node};
+
+/// How much later than its decision an open may be answered: more than any deadline of a request.
+const OPENING_MAX: Duration = Duration::from_secs(10);
 
 /// What an open gives the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +95,7 @@ impl Tree {
         released: crate::access::Released,
         opener: Witness,
     ) -> Result<Opened, Refusal> {
-        let standing = Standing { held: released.standing().held, lost: None };
+        let standing = Standing { held: self.stages_at_opening(released.standing()), lost: None };
         let (secret, version) = (place.secret.clone(), place.version);
         let handle = self.handles.keep(Handle::new(place, standing, released, Some(opener)));
         // A revocation between the fetch and this line found no handle to refuse.
@@ -99,6 +103,16 @@ impl Tree {
             self.handles.revoke(&secret, version);
         }
         Ok(Opened { handle })
+    }
+
+    /// The stages by which a version could just be opened: those it held, and those it had lost so lately that
+    /// readers were still let finish. A handle does not expire, so they stay its stages.
+    fn stages_at_opening(&self, standing: Standing) -> StageSet {
+        let hold = self.gate().policy().retire_after() + OPENING_MAX;
+        match standing.lost {
+            Some((when, lost)) if self.gate().now() < when.plus(hold) => standing.held.union(lost),
+            _ => standing.held,
+        }
     }
 
     fn is_revoked(&self, secret: &crate::model::SecretPath, version: crate::model::Version) -> bool {
