@@ -113,7 +113,7 @@ fn a_dead_mount_is_replaced_at_the_next_start() {
 fn a_second_instance_is_refused() {
     let world = World::new();
     let instance = world.serve();
-    world.run(&["mount"]).expect(6);
+    world.run(&["mount"]).expect(8);
     world.run(&["status"]).expect(0);
     instance.stop();
 }
