@@ -409,6 +409,11 @@ fn a_thread_id_that_is_used_again_means_the_new_process() {
             let before = ask(identifier, pid);
             let (witness, fingerprint) = (before.witness(), before.exec_fingerprint().unwrap());
             let late = ask(identifier, pid);
+            assert_eq!(
+                late.pid(),
+                Some(pid),
+                "known while it lives; of an unread caller nothing is known yet"
+            );
             first.end();
             fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).unwrap();
             let second = Subject::shell("echo ready; read", &[]);

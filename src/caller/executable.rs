@@ -2,9 +2,10 @@
 //! interface that a more privileged process can answer; [`ProcExecutables`] answers in this one.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -17,7 +18,7 @@ use crate::sys::process::{self, FileStatus, FileTime, ProcDirectory};
 const FUSE_CONNECTIONS: &str = "/sys/fs/fuse/connections";
 
 /// The file a thread runs, at one moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExecutableFacts {
     /// Device number (`st_dev`).
     pub device: u64,
@@ -33,8 +34,6 @@ pub struct ExecutableFacts {
     pub modified: FileTime,
     /// Names that lead to it; 0 for a deleted file or a memfd.
     pub link_count: u32,
-    /// The text of `/proc/TID/exe`: any user can forge it with a mount namespace. For people, never for rules.
-    pub path_unproven: String,
 }
 
 impl ExecutableFacts {
@@ -61,6 +60,12 @@ pub trait Executables: Send + Sync {
     /// # Errors
     /// [`Unknown`] for kernel threads, the dead, and without the right to look.
     fn executable_of(&self, tid: u32) -> Result<ExecutableFacts, Unknown>;
+
+    /// The text of `/proc/TID/exe`: any user can forge it with a mount namespace. For people, never for rules.
+    ///
+    /// # Errors
+    /// As [`Self::executable_of`].
+    fn path_unproven_of(&self, tid: u32) -> Result<String, Unknown>;
 
     /// The digest of the file the thread runs, which must still be the one expected. Reads the whole file unless
     /// the digest is at hand: seconds for a large one.
@@ -107,7 +112,13 @@ pub struct ProcExecutables {
     limits: Limits,
     /// Guards nothing but itself; never held while a file is read.
     digests: Mutex<LruCache<Key, Sha256Digest>>,
+    /// Guards the `/proc/TID` of threads that were asked about. One that is open means its thread for ever, and
+    /// answers `ESRCH` when that is gone, whoever has the number then.
+    directories: Mutex<LruCache<u32, Arc<ProcDirectory>>>,
 }
+
+/// Threads whose `/proc` directory is kept open, one descriptor each.
+const DIRECTORIES_MAX: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 
 impl ProcExecutables {
     /// Largest file that is hashed by default: 512 MiB.
@@ -119,7 +130,27 @@ impl ProcExecutables {
     #[must_use]
     pub fn new(hashed_bytes_max: u64, digests_max: usize) -> Self {
         let digests_max = NonZeroUsize::new(digests_max).unwrap_or(NonZeroUsize::MIN);
-        Self { limits: Limits { hashed_bytes_max }, digests: Mutex::new(LruCache::new(digests_max)) }
+        Self {
+            limits: Limits { hashed_bytes_max },
+            digests: Mutex::new(LruCache::new(digests_max)),
+            directories: Mutex::new(LruCache::new(DIRECTORIES_MAX)),
+        }
+    }
+
+    /// Reads below `/proc/TID`, through the directory that is kept open while the thread lives.
+    fn in_directory<T>(
+        &self,
+        tid: u32,
+        read: impl Fn(&ProcDirectory) -> io::Result<T>,
+    ) -> Result<T, Unknown> {
+        let kept = self.directories.lock().get(&tid).cloned();
+        if let Some(read) = kept.and_then(|directory| read(&directory).ok()) {
+            return Ok(read);
+        }
+        let directory = Arc::new(ProcDirectory::open(tid).map_err(|_| Unknown)?);
+        let answer = read(&directory).map_err(|_| Unknown)?;
+        self.directories.lock().put(tid, directory);
+        Ok(answer)
     }
 }
 
@@ -131,9 +162,7 @@ impl Default for ProcExecutables {
 
 impl Executables for ProcExecutables {
     fn executable_of(&self, tid: u32) -> Result<ExecutableFacts, Unknown> {
-        let directory = ProcDirectory::open(tid).map_err(|_| Unknown)?;
-        let status = directory.target_status(c"exe").map_err(|_| Unknown)?;
-        let path = directory.link_text(c"exe").map_err(|_| Unknown)?;
+        let status = self.in_directory(tid, |directory| directory.target_status(c"exe"))?;
         Ok(ExecutableFacts {
             device: status.device,
             inode: status.inode,
@@ -142,8 +171,12 @@ impl Executables for ProcExecutables {
             changed: status.changed,
             modified: status.modified,
             link_count: status.link_count,
-            path_unproven: path.to_string_lossy().into_owned(),
         })
+    }
+
+    fn path_unproven_of(&self, tid: u32) -> Result<String, Unknown> {
+        let path = self.in_directory(tid, |directory| directory.link_text(c"exe"))?;
+        Ok(path.to_string_lossy().into_owned())
     }
 
     fn digest_of(&self, tid: u32, expected: &ExecutableFacts) -> Result<Sha256Digest, Unknown> {

@@ -186,7 +186,11 @@ impl<'a> Caller<'a> {
             exe: executable.map(|facts| Executable {
                 device: facts.device,
                 inode: facts.inode,
-                path_unproven: facts.path_unproven.clone(),
+                path_unproven: self
+                    .identifier
+                    .executables
+                    .path_unproven_of(self.asker.tid)
+                    .unwrap_or_default(),
             }),
             exe_sha256: self.digest.get().and_then(|digest| digest.ok()),
             login_uid: session.login_uid,

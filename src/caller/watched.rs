@@ -102,7 +102,6 @@ mod tests {
             changed: status.changed,
             modified: status.modified,
             link_count: status.link_count,
-            path_unproven: String::new(),
         }
     }
 
@@ -152,9 +151,9 @@ mod tests {
         watched.watch(std::slice::from_ref(&path));
         replace(&path, "two");
         let later = FileTime { seconds: one.born.unwrap().seconds + 1, nanoseconds: 0 };
-        assert!(!watched.allows(&path, &ExecutableFacts { born: Some(later), ..one.clone() }));
-        assert!(!watched.allows(&path, &ExecutableFacts { born: None, ..one.clone() }));
-        assert!(!watched.allows(&path, &ExecutableFacts { device: one.device + 1, ..one.clone() }));
+        assert!(!watched.allows(&path, &ExecutableFacts { born: Some(later), ..one }));
+        assert!(!watched.allows(&path, &ExecutableFacts { born: None, ..one }));
+        assert!(!watched.allows(&path, &ExecutableFacts { device: one.device + 1, ..one }));
         assert!(watched.allows(&path, &one));
         std::fs::remove_dir_all(directory).unwrap();
     }
@@ -167,8 +166,8 @@ mod tests {
         let facts = facts_of(&path);
         let watched = Watched::new(8, 8);
         watched.watch(std::slice::from_ref(&path));
-        let unborn = ExecutableFacts { inode: facts.inode + 1, born: None, ..facts.clone() };
-        let foreign = ExecutableFacts { device: facts.device + 1, ..facts.clone() };
+        let unborn = ExecutableFacts { inode: facts.inode + 1, born: None, ..facts };
+        let foreign = ExecutableFacts { device: facts.device + 1, ..facts };
         let known = ExecutableFacts { inode: facts.inode + 2, ..facts };
         for earlier in [&unborn, &foreign, &known] {
             let identity = Identity { device: earlier.device, inode: earlier.inode, born: earlier.born };
