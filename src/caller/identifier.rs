@@ -125,15 +125,22 @@ impl Identifier {
         self.watched.look_again();
     }
 
-    /// Who asks. The thread must wait for our answer until the [`Caller`] is dropped. Costs one ioctl for a thread
-    /// that asked before, four system calls otherwise. A caller who cannot be identified is no error: he has a uid
+    /// Who asks. The thread must wait for our answer until the [`Caller`] is dropped. For a thread that asked before
+    /// nothing is read until some fact is asked for, and then one ioctl proves that it is still the same thread; a
+    /// thread not known costs four system calls at once. A caller who cannot be identified is no error: he has a uid
     /// and a gid and nothing else.
     ///
     /// # Errors
     /// [`SelfAccess`] when the asker is a thread of this process.
     pub fn identify(&self, asker: Asker) -> Result<Caller<'_>, SelfAccess> {
+        if self.mode == Mode::Pidfd && self.threads.lock().contains(&asker.tid) {
+            // Only foreign threads are kept. That a thread of our own has taken the number since is noticed as soon
+            // as any fact is asked for, and harms no more than our own wait.
+            return Ok(Caller::unread(self, asker));
+        }
         let known = self.know(asker.tid);
         if known.as_ref().is_some_and(|known| known.tgid() == self.own_pid) {
+            self.threads.lock().pop(&asker.tid);
             return Err(SelfAccess);
         }
         Ok(Caller::new(self, asker, known))
@@ -170,7 +177,7 @@ impl Identifier {
         Ok(Caller::new(self, Asker { uid, gid, tid: pid }, known))
     }
 
-    fn know(&self, tid: u32) -> Option<Known> {
+    pub(super) fn know(&self, tid: u32) -> Option<Known> {
         if tid == 0 {
             return None;
         }

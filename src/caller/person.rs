@@ -47,7 +47,7 @@ type Fact<T> = OnceLock<Result<T, Unknown>>;
 pub struct Caller<'a> {
     identifier: &'a Identifier,
     asker: Asker,
-    known: Option<Known>,
+    known: OnceLock<Option<Known>>,
     directory: Fact<Arc<ProcDirectory>>,
     groups: Fact<Vec<u32>>,
     place: Fact<Arc<Place>>,
@@ -87,7 +87,7 @@ impl<'a> Caller<'a> {
         Self {
             identifier,
             asker,
-            known,
+            known: OnceLock::from(known),
             directory: OnceLock::new(),
             groups: OnceLock::new(),
             place: OnceLock::new(),
@@ -96,6 +96,15 @@ impl<'a> Caller<'a> {
             session: OnceLock::new(),
             start_ticks: OnceLock::new(),
         }
+    }
+
+    /// A caller of whom nothing has been read for this request.
+    pub(super) fn unread(identifier: &'a Identifier, asker: Asker) -> Self {
+        Self { known: OnceLock::new(), ..Self::new(identifier, asker, None) }
+    }
+
+    fn at_hand(&self) -> Option<&Known> {
+        self.known.get_or_init(|| self.identifier.know(self.asker.tid)).as_ref()
     }
 
     /// The thread that asks; 0 when it lives in a foreign pid namespace.
@@ -107,13 +116,13 @@ impl<'a> Caller<'a> {
     /// The process that asks.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
-        self.known.as_ref().map(Known::tgid)
+        self.at_hand().map(Known::tgid)
     }
 
     /// What to keep of this caller, to compare with a later one.
     #[must_use]
     pub fn witness(&self) -> Witness {
-        let process = match &self.known {
+        let process = match self.at_hand() {
             Some(Known::Kept { info, mark, .. }) => Some(ProcessMark {
                 tgid: info.tgid,
                 origin: *mark,
@@ -186,7 +195,7 @@ impl<'a> Caller<'a> {
     }
 
     fn known(&self) -> Result<&Known, Unknown> {
-        self.known.as_ref().ok_or(Unknown)
+        self.at_hand().ok_or(Unknown)
     }
 
     /// Fails unless the thread identified still lives, which proves that its number was its own until now. Where
@@ -282,7 +291,7 @@ impl Facts for Caller<'_> {
     }
 
     fn is_identified(&self) -> bool {
-        self.known.is_some()
+        self.at_hand().is_some()
     }
 
     fn in_group(&self, gid: u32) -> Result<bool, Unknown> {

@@ -59,11 +59,6 @@ pub(super) fn records(
     Ok(records.map(move |record| record.map_err(&cannot)))
 }
 
-/// The configuration as far as it is needed to find the log: a lax mode somewhere must not keep anyone from reading it.
-fn config(context: &Context) -> Result<Config, CommandFault> {
-    Config::load(&context.config_file).map_err(|faults| CommandFault::invalid(&faults))
-}
-
 pub(super) fn who_read(context: &Context, options: &WhoRead) -> Result<Exit, CommandFault> {
     let secret = secret_path(&options.path)?;
     let filter = Filter {
@@ -109,7 +104,7 @@ fn print_records(
     newest: Option<usize>,
     columns: &[&str],
 ) -> Result<Exit, CommandFault> {
-    let config = config(context)?;
+    let config = context.config()?;
     let records = records(&config, filter)?;
     let mut lines = match newest {
         None => records.collect::<Result<Vec<String>, _>>()?,
@@ -166,7 +161,7 @@ fn verify(context: &Context, options: &Verify) -> Result<Exit, CommandFault> {
         text.parse::<Checkpoint>().map_err(|fault| CommandFault::new(Kind::Audit, fault.to_string()))
     });
     let kept = kept.transpose()?;
-    let path = config(context)?.audit.path;
+    let path = context.config()?.audit.path;
     let verdict = audit::verify_with(&path, root.as_ref(), kept.as_ref()).map_err(|error| {
         CommandFault::new(Kind::Audit, format!("the audit log {} cannot be read: {error}", path.display()))
     })?;

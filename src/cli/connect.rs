@@ -27,12 +27,21 @@ pub(super) fn run(
 ) -> Result<Reply, CommandFault> {
     let until = Instant::now() + WAIT;
     loop {
-        if let Contact::Made(stream) = Contact::make(&config.control.socket)? {
-            // Longer than the instance's own deadline, whose answer says more than ours.
-            let within = config.limits.control_deadline + Duration::from_secs(2);
-            return ask(&stream, &command, &values, file, within);
+        match Contact::make(&config.control.socket)? {
+            Contact::Made(stream) => {
+                // Longer than the instance's own deadline, whose answer says more than ours.
+                let within = config.limits.control_deadline + Duration::from_secs(2);
+                return ask(&stream, &command, &values, file, within);
+            }
+            Contact::Full(fault) if Instant::now() >= until => return Err(fault),
+            Contact::Full(_) => {
+                std::thread::sleep(RETRY);
+                continue;
+            }
+            Contact::Nobody => {}
         }
-        let trouble = match daemon::open(config, surroundings, None, Duration::ZERO) {
+        let config = daemon::check(&config.file).map_err(|faults| CommandFault::invalid(&faults))?;
+        let trouble = match daemon::open(&config, surroundings, None, Duration::ZERO) {
             Ok(rooms) => return directly(rooms, command, values, file),
             Err(trouble) => trouble,
         };
@@ -60,6 +69,7 @@ pub(super) fn through_instance(config: &Config, command: &Command) -> Result<Rep
             let within = config.limits.control_deadline + Duration::from_secs(2);
             ask(&stream, command, &[], &mut std::io::sink(), within)
         }
+        Contact::Full(fault) => Err(fault),
         Contact::Nobody => Err(CommandFault::new(
             Kind::StoreAway,
             format!(

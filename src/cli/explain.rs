@@ -16,7 +16,7 @@ use super::arguments::Explain;
 use super::{Context, Exit, output, secret_path};
 
 pub(super) fn explain(context: &Context, options: &Explain) -> Result<Exit, CommandFault> {
-    let config = context.config()?;
+    let config = context.trusted_config()?;
     let policy = daemon::load_policy(&config).map_err(|faults| CommandFault::invalid(&faults))?.policy;
     let secret = secret_path(&options.path)?;
     let field = options.field.as_deref().or(options.of_field.as_deref()).map(FieldName::parse).transpose()?;
@@ -82,7 +82,8 @@ fn caller(options: &Explain) -> Result<Assumed, CommandFault> {
             let groups = names::groups_of(user).ok_or_else(unknown)?;
             (uid, groups.first().copied().unwrap_or(uid), groups)
         }
-        (None, Some(uid)) => (uid, options.group.is_empty().then_some(uid).unwrap_or_default(), Vec::new()),
+        // Of a bare uid no group is known: the one that no process can have stands for that.
+        (None, Some(uid)) => (uid, u32::MAX, Vec::new()),
         (None, None) => (harden::own_uid(), harden::own_gid(), harden::own_groups()),
     };
     let given: Vec<u32> = options.group.iter().map(|group| group_id(group)).collect::<Result<_, _>>()?;

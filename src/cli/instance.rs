@@ -144,6 +144,7 @@ pub(super) fn status(context: &Context) -> Result<Exit, CommandFault> {
 
 fn status_of(config: &Config) -> Result<StatusAnswer, CommandFault> {
     match Contact::make(&config.control.socket)? {
+        Contact::Full(fault) => Err(fault),
         Contact::Nobody => Err(CommandFault::failed(format!(
             "no instance answers at {}: start one with `credfs mount`",
             config.control.socket.display()
@@ -152,7 +153,7 @@ fn status_of(config: &Config) -> Result<StatusAnswer, CommandFault> {
             let within = config.limits.control_deadline;
             let reply = ask(&stream, &Command::Status, &[], &mut std::io::sink(), within)?;
             match reply.answer {
-                Answer::Status(status) => Ok(status),
+                Answer::Status(status) => Ok(*status),
                 other => Err(unexpected(&other)),
             }
         }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::audit::Filter;
 use crate::control::{Answer, Command, CommandFault};
-use crate::model::{FieldName, Outcome, SecretPath, Stage, StageSet, Version, is_reserved};
+use crate::model::{FieldName, Operation, Outcome, SecretPath, Stage, StageSet, Version, is_reserved};
 use crate::policy::{Refused, propose};
 
 use super::audit::{moment, records};
@@ -17,6 +17,7 @@ use super::{Context, Exit, output};
 /// What a record of a refusal says.
 #[derive(Deserialize)]
 struct Record {
+    op: Operation,
     secret: Option<String>,
     field: Option<String>,
     stage: Option<Stage>,
@@ -60,6 +61,9 @@ fn known_secrets(context: &Context) -> Result<BTreeSet<String>, CommandFault> {
 
 /// What a refusal asked for. Its path may be that of a secret, or lead into one: `PATH/FIELD`, `PATH/versions/7/FIELD`.
 fn wish(known: &BTreeSet<String>, record: Record) -> Option<Refused> {
+    if !reads(record.op) {
+        return None;
+    }
     let path = record.secret?;
     let secret = prefixes(&path).find(|prefix| known.contains(*prefix))?;
     let rest = path[secret.len()..].trim_start_matches('/');
@@ -76,6 +80,12 @@ fn wish(known: &BTreeSet<String>, record: Record) -> Option<Refused> {
         unit: record.unit,
         exe: record.exe,
     })
+}
+
+/// Whether an operation asks to see or read; a right to administer is never proposed.
+const fn reads(operation: Operation) -> bool {
+    use Operation::{Access, Get, Getxattr, List, Lookup, Open, Read, Readlink, Stat};
+    matches!(operation, Access | Get | Getxattr | List | Lookup | Open | Read | Readlink | Stat)
 }
 
 /// `path` and every directory above it, longest first.
@@ -95,6 +105,7 @@ mod tests {
     fn wished(path: &str) -> Option<(String, Option<String>)> {
         let known = ["prod/db".to_owned(), "prod/db/replica".to_owned()].into();
         let record = Record {
+            op: Operation::Lookup,
             secret: Some(path.to_owned()),
             field: None,
             stage: None,

@@ -36,8 +36,13 @@ struct Context {
 }
 
 impl Context {
-    /// The configuration, checked.
+    /// The configuration: enough to find the running instance, which has checked who could have written what.
     fn config(&self) -> Result<Config, CommandFault> {
+        Config::load(&self.config_file).map_err(|faults| CommandFault::invalid(&faults))
+    }
+
+    /// The configuration, and nobody else could have written what it names: before we trust the files ourselves.
+    fn trusted_config(&self) -> Result<Config, CommandFault> {
         daemon::check(&self.config_file).map_err(|faults| CommandFault::invalid(&faults))
     }
 }
@@ -45,6 +50,10 @@ impl Context {
 /// Runs the program on the arguments of this process.
 #[must_use]
 pub fn run() -> ExitCode {
+    // The notifier's process is this program under another name: before anything is set up.
+    if let Some(exit) = crate::fuse::notifier::run_if_asked(std::env::args_os()) {
+        return exit;
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return usage(&error),

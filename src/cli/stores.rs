@@ -49,7 +49,7 @@ pub(super) fn backup(context: &Context, file: &Path, store: Option<String>) -> R
 }
 
 pub(super) fn restore(context: &Context, options: &Restoring) -> Result<Exit, CommandFault> {
-    let config = context.config()?;
+    let config = context.trusted_config()?;
     input::confirm(
         "This replaces the local store by the backup; the store as it is now is kept beside.",
         options.yes,

@@ -133,7 +133,7 @@ pub enum Answer {
         versions: Vec<VersionRow>,
     },
     /// How the instance is.
-    Status(StatusAnswer),
+    Status(Box<StatusAnswer>),
     /// The policy is in force.
     Reloaded {
         /// Its digest.

@@ -16,6 +16,8 @@ pub enum Contact {
     Nobody,
     /// Someone does.
     Made(UnixStream),
+    /// Someone does, and has no place for us now.
+    Full(CommandFault),
 }
 
 /// An answer from the other side.
@@ -57,7 +59,7 @@ impl Contact {
                 "the running instance speaks version {protocol} of the control protocol, this command {PROTOCOL}: \
                  restart the instance"
             ))),
-            Ok(Greeting::Fault(fault)) => Err(fault),
+            Ok(Greeting::Fault(fault)) => Ok(Self::Full(fault)),
             Err(error) if is_nobody(&error) => Ok(Self::Nobody),
             Err(error) => Err(away(&error)),
         }

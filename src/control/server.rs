@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,10 @@ pub struct ServerOptions {
     pub deadline: Duration,
 }
 
+/// How long a client may take to send its request once it was greeted: it has everything at hand.
+const REQUEST_WAIT: Duration = Duration::from_secs(5);
+/// How long an ending instance waits for a client that was greeted and has not asked yet.
+const SILENCE_WAIT: Duration = Duration::from_millis(300);
 /// Stack of a thread that serves one connection, in bytes.
 const STACK_BYTES: usize = 512 * 1024;
 
@@ -45,6 +49,8 @@ struct Shared {
     /// Guards how many connections each uid has.
     connected: Mutex<HashMap<u32, usize>>,
     ends: AtomicBool,
+    /// Commands that were received and are not answered yet.
+    under_way: AtomicUsize,
 }
 
 /// The control socket, being served.
@@ -72,6 +78,7 @@ impl Server {
             runtime,
             connected: Mutex::default(),
             ends: AtomicBool::new(false),
+            under_way: AtomicUsize::new(0),
         });
         let accepting = Arc::clone(&shared);
         let accepting = std::thread::Builder::new()
@@ -95,11 +102,13 @@ impl Server {
         if let Err(error) = std::fs::remove_file(&self.shared.options.socket) {
             tracing::warn!(%error, "could not take the control socket away");
         }
-        let until = Instant::now() + within;
-        while !self.shared.connected.lock().is_empty()
-            && Instant::now() < until
-            && !hurry.load(Ordering::SeqCst)
-        {
+        let begun = Instant::now();
+        while begun.elapsed() < within && !hurry.load(Ordering::SeqCst) {
+            let is_silent = self.shared.under_way.load(Ordering::SeqCst) == 0;
+            // Who was greeted and says nothing for so long will say nothing in time.
+            if is_silent && (self.shared.connected.lock().is_empty() || begun.elapsed() > SILENCE_WAIT) {
+                break;
+            }
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -209,12 +218,15 @@ fn refuse(stream: &UnixStream, message: &str) {
 }
 
 fn serve(shared: &Shared, stream: &UnixStream, peer: &Peer) {
-    let mut timed = Timed::new(stream, shared.options.deadline);
+    let mut timed = Timed::new(stream, REQUEST_WAIT.min(shared.options.deadline));
     if wire::write_header(&mut timed, &Greeting::Ready { protocol: PROTOCOL }).is_err() {
         return;
     }
-    let answered =
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| answer(shared, &mut timed, peer)));
+    let mut under_way = None;
+    let answered = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        answer(shared, &mut timed, peer, &mut under_way)
+    }));
+    let mut timed = Timed::new(stream, shared.options.deadline);
     let outcome = match answered {
         Ok(Ok((answer, payload))) => send(&mut timed, answer, payload),
         Ok(Err(fault)) => wire::write_header(&mut timed, &AnswerHeader::Fault(fault)),
@@ -224,12 +236,27 @@ fn serve(shared: &Shared, stream: &UnixStream, peer: &Peer) {
             wire::write_header(&mut timed, &AnswerHeader::Fault(fault))
         }
     };
+    drop(under_way);
     if let Err(error) = outcome {
         tracing::debug!(uid = peer.uid, %error, "a client of the control socket went away");
     }
 }
 
-fn answer(shared: &Shared, timed: &mut Timed<'_>, peer: &Peer) -> Result<(Answer, Payload), CommandFault> {
+/// One command between its receipt and the end of its answer.
+struct UnderWay<'a>(&'a AtomicUsize);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn answer<'a>(
+    shared: &'a Shared,
+    timed: &mut Timed<'_>,
+    peer: &Peer,
+    under_way: &mut Option<UnderWay<'a>>,
+) -> Result<(Answer, Payload), CommandFault> {
     let malformed = |error: io::Error| {
         CommandFault::usage(format!(
             "the request was not understood: {error}; use the credfs of the same version"
@@ -245,6 +272,8 @@ fn answer(shared: &Shared, timed: &mut Timed<'_>, peer: &Peer) -> Result<(Answer
     }
     let count = request.command.value_count();
     let values = wire::read_values(timed, count, shared.options.request_bytes_max).map_err(malformed)?;
+    shared.under_way.fetch_add(1, Ordering::SeqCst);
+    *under_way = Some(UnderWay(&shared.under_way));
     let caller = shared
         .identifier
         .identify_peer(peer.uid, peer.gid, peer.pid, peer.process())

@@ -2,9 +2,10 @@
 
 use crate::sys::harden;
 
-/// No core file, no ptrace by others, private files, as many open files as allowed, and panics that say where they
+/// A small heap, no core file, no ptrace by others, private files, as many open files as allowed, and panics that say where they
 /// happened and never what with.
 pub fn harden() {
+    harden::keep_heap_small();
     harden::private_files();
     if let Err(error) = harden::forbid_dumps() {
         tracing::warn!(%error, "this process could not be closed to debuggers and core dumps");

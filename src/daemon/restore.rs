@@ -50,7 +50,14 @@ pub fn restore(
     }
     let done = Local::restore(file, &options, true);
     let ours = ourselves();
-    let who = Who { uid: ours.uid, gid: ours.gid, pid: ours.pid, ..Who::default() };
+    let who = Who {
+        uid: ours.uid,
+        gid: ours.gid,
+        pid: ours.pid,
+        login_uid: ours.login_uid,
+        session: ours.session,
+        ..Who::default()
+    };
     let outcome = if done.is_ok() { Outcome::Done } else { Outcome::Failed };
     let recorded = log.record(&Entry {
         reason: Some(Reason::Command),

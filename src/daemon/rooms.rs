@@ -157,7 +157,7 @@ pub fn local_options(
     Ok(LocalOptions {
         keep_versions: settings.keep_versions,
         busy_wait_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
-        sealed_cache_bytes: size(config.limits.cache_bytes_max),
+        value_cache_bytes: size(config.limits.cache_bytes_max),
         ..LocalOptions::new(&settings.name, settings.path.clone(), key)
     })
 }

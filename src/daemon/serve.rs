@@ -167,7 +167,7 @@ pub fn serve(serving: Serving<'_>) -> Result<(), CommandFault> {
 /// One instance for each configuration: a second one says so at once, and not by the locks that it would wait for.
 fn refuse_a_second(config: &Config) -> Result<(), CommandFault> {
     let socket = &config.control.socket;
-    let Ok(Contact::Made(_)) = Contact::make(socket) else { return Ok(()) };
+    let Ok(Contact::Made(_) | Contact::Full(_)) = Contact::make(socket) else { return Ok(()) };
     Err(CommandFault::new(
         Kind::Exists,
         format!(

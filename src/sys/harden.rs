@@ -31,6 +31,18 @@ pub fn raise_open_files() -> io::Result<u64> {
     Ok(limit.rlim_max)
 }
 
+/// Has freed memory go back to the system, and threads share few heaps. Without it glibc takes the first large block
+/// that is freed (16 MiB, for the first request of a FUSE session) as a reason to keep all later ones (mallopt(3)).
+pub fn keep_heap_small() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt takes integers alone, and no other thread runs yet that could be allocating.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 128 * 1024);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 128 * 1024);
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+    }
+}
+
 /// How much memory this process may lock, in bytes; `None`: as much as it likes.
 ///
 /// # Errors

@@ -41,6 +41,7 @@ pub(crate) struct Explain {
     /// The secret.
     pub(crate) path: String,
     /// The field; where it is left out the question is about the secret as a whole.
+    #[arg(value_name = "FIELD")]
     pub(crate) of_field: Option<String>,
     /// The same, as an option.
     #[arg(long, value_name = "FIELD", conflicts_with = "of_field")]

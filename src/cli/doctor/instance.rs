@@ -110,7 +110,7 @@ fn mounts_below(config: &Config) -> Vec<Finding> {
 fn running(config: &Config) -> Option<StatusAnswer> {
     match through_instance(config, &Command::Status) {
         Ok(reply) => match reply.answer {
-            Answer::Status(status) => Some(status),
+            Answer::Status(status) => Some(*status),
             _ => None,
         },
         Err(_) => None,
@@ -213,14 +213,14 @@ fn audit_log(config: &Config) -> Vec<Finding> {
         }
         Err(fault) => Finding::warning("audit log", fault.message, "run this as its owner"),
     }];
-    if let Ok(space) = file::space_around(&log) {
-        if space.free_bytes < space.total_bytes / SPACE_SHARE_MIN {
-            findings.push(Finding::warning(
-                "audit log",
-                format!("its file system has {} of {} bytes left", space.free_bytes, space.total_bytes),
-                "free some: when it is full nothing is released",
-            ));
-        }
+    if let Ok(space) = file::space_around(&log)
+        && space.free_bytes < space.total_bytes / SPACE_SHARE_MIN
+    {
+        findings.push(Finding::warning(
+            "audit log",
+            format!("its file system has {} of {} bytes left", space.free_bytes, space.total_bytes),
+            "free some: when it is full nothing is released",
+        ));
     }
     findings
 }

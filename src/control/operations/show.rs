@@ -135,20 +135,25 @@ pub(super) async fn get(
 ) -> Result<(Answer, Payload), CommandFault> {
     let sight = Sight { gate, actor };
     let secret = sight.secret(path)?;
-    let number = match which {
-        Which::Number(number) => number,
-        Which::Stage(stage) => secret.at(stage).ok_or_else(|| {
-            CommandFault::not_found(format!(
-                "{path} has no {stage} version: `credfs versions {path}` shows them"
-            ))
-        })?,
-    };
-    let absent = || {
+    // One answer for a version that is not there, one that is hidden and one without the field.
+    let absent = |field: Option<&FieldName>| {
+        let version = match which {
+            Which::Number(number) => format!("version {number}"),
+            Which::Stage(stage) => format!("{stage} version"),
+        };
+        let field = field
+            .map_or_else(String::new, |field| format!(" with a field {}", field.as_str().escape_debug()));
         CommandFault::not_found(format!(
-            "{path} has no version {number}: `credfs versions {path}` shows them"
+            "{path} has no {version}{field} that you may read: `credfs versions {path}` shows what there is"
         ))
     };
-    let version = secret.version(number).ok_or_else(absent)?;
+    let number = match which {
+        Which::Number(number) => Some(number),
+        Which::Stage(stage) => secret.at(stage),
+    };
+    let Some(version) = number.and_then(|number| secret.version(number)) else {
+        return Err(absent(field.as_ref()));
+    };
     let standing = secret.standing(version);
     let wanted: Vec<FieldName> = match field {
         Some(field) => vec![field],
@@ -159,11 +164,14 @@ pub(super) async fn get(
             .filter(|field| sight.sees_version(path, &standing, Some(field)))
             .collect(),
     };
+    if wanted.is_empty() {
+        return Err(absent(None));
+    }
     let mut values = Vec::with_capacity(wanted.len());
     for field in &wanted {
         let target = Target {
             secret: path.clone(),
-            version: number,
+            version: version.number,
             field: field.clone(),
             stage: Stage::ALL.into_iter().find(|stage| standing.held.contains(*stage)),
             standing,
@@ -175,9 +183,16 @@ pub(super) async fn get(
         } else {
             Err(Refusal::HIDDEN)
         };
-        values.push(released.map_err(|refusal| refused(path, number, field, refusal))?.into_value());
+        let value = released.map_err(|refusal| match kind_of(refusal.outcome) {
+            Kind::NotFound if refusal.outcome != Outcome::Destroyed => absent(Some(field)),
+            kind => refused(path, version.number, field, refusal, kind),
+        })?;
+        values.push(value.into_value());
     }
-    Ok((Answer::Values { secret: path.clone(), version: number, fields: wanted }, Payload::Values(values)))
+    Ok((
+        Answer::Values { secret: path.clone(), version: version.number, fields: wanted },
+        Payload::Values(values),
+    ))
 }
 
 async fn release(
@@ -201,8 +216,8 @@ fn refused(
     number: crate::model::Version,
     field: &FieldName,
     refusal: Refusal,
+    kind: Kind,
 ) -> CommandFault {
-    let kind = kind_of(refusal.outcome);
     let field = field.as_str().escape_debug();
     let message = match refusal.outcome {
         Outcome::NoAudit => {
@@ -221,9 +236,6 @@ fn refused(
         _ if kind == Kind::StoreAway => {
             format!("the store of {path} gives nothing now: `credfs status` says more")
         }
-        _ if kind == Kind::NotFound => format!(
-            "version {number} of {path} has no field {field} that can be read: `credfs ls {path}` shows its fields"
-        ),
         _ => format!("{field} of {path} was refused: `credfs explain {path}` says why"),
     };
     CommandFault::new(kind, message)

@@ -22,7 +22,7 @@ pub(super) fn status(instance: &Instance, actor: &Actor<'_>) -> Result<Answer, C
         status.unlocked_bytes = None;
         status.why = None;
     }
-    Ok(Answer::Status(status))
+    Ok(Answer::Status(Box::new(status)))
 }
 
 pub(super) fn reload(instance: &Instance, actor: &Actor<'_>) -> Result<Answer, CommandFault> {

@@ -1,32 +1,33 @@
-//! Sealed values that were fetched lately: ciphertext only, within a bound.
-
-use std::sync::Arc;
+//! Values that were fetched lately, in locked memory, within a bound.
+//!
+//! They lie open: whoever can read this process's memory finds the key that would open them anyway, and opening a
+//! value anew at each read costs as much as all the rest of deciding about it.
 
 use lru::LruCache;
 
-use super::database::SealedValue;
-use crate::model::FieldNode;
+use crate::model::{FieldNode, SecretBytes};
 
 /// What one entry takes beside its bytes, about.
 const ENTRY_BYTES: usize = 128;
 
-/// The most recently used sealed values.
-pub(super) struct SealedCache {
-    entries: LruCache<FieldNode, Arc<SealedValue>>,
+/// The most recently used values.
+pub(super) struct ValueCache {
+    entries: LruCache<FieldNode, SecretBytes>,
     used_bytes: usize,
     bytes_max: usize,
 }
 
-impl SealedCache {
+impl ValueCache {
     pub(super) fn new(bytes_max: usize) -> Self {
         Self { entries: LruCache::unbounded(), used_bytes: 0, bytes_max }
     }
 
-    pub(super) fn get(&mut self, node: FieldNode) -> Option<Arc<SealedValue>> {
-        self.entries.get(&node).cloned()
+    /// A copy of the value, for one reader.
+    pub(super) fn get(&mut self, node: FieldNode) -> Option<SecretBytes> {
+        self.entries.get(&node).map(SecretBytes::duplicate)
     }
 
-    pub(super) fn put(&mut self, node: FieldNode, value: Arc<SealedValue>) {
+    pub(super) fn put(&mut self, node: FieldNode, value: SecretBytes) {
         self.used_bytes += size_of(&value);
         if let Some(before) = self.entries.put(node, value) {
             self.used_bytes -= size_of(&before);
@@ -50,8 +51,8 @@ impl SealedCache {
     }
 }
 
-fn size_of(value: &SealedValue) -> usize {
-    ENTRY_BYTES + value.key.len() + value.sealed.len()
+fn size_of(value: &SecretBytes) -> usize {
+    ENTRY_BYTES + value.len()
 }
 
 #[cfg(test)]
@@ -60,10 +61,10 @@ mod tests {
 
     #[test]
     fn the_oldest_entries_leave_when_the_bound_is_passed() {
-        let mut cache = SealedCache::new(3 * (ENTRY_BYTES + 100));
+        let mut cache = ValueCache::new(3 * (ENTRY_BYTES + 100));
         let node = |number| FieldNode::new(number).unwrap();
         for number in 1..=10 {
-            cache.put(node(number), Arc::new(SealedValue { key: vec![0; 50], sealed: vec![0; 50] }));
+            cache.put(node(number), SecretBytes::taken_from(&mut [0; 100]));
             assert!(cache.used_bytes <= cache.bytes_max);
         }
         assert!(cache.get(node(7)).is_none());

@@ -22,13 +22,13 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 use rusqlite::Connection;
 
-use cache::SealedCache;
+use cache::ValueCache;
 use catalog::Catalog;
 use database::SealedValue;
 use seal::Keys;
 
 use super::{Change, Changed, Fetched, Login, Pending, Store, StoreFault, StoreState, Wanted, Watcher};
-use crate::model::{FieldNode, Secret, SecretPath, UnixTime};
+use crate::model::{FieldNode, Secret, SecretBytes, SecretPath, UnixTime};
 
 pub use key::{Key, KeySource};
 pub use upkeep::{Backup, Checked, Restored};
@@ -53,8 +53,8 @@ pub struct LocalOptions {
     pub keep_versions: u32,
     /// How long to wait for another process to give the database up, in milliseconds.
     pub busy_wait_ms: u64,
-    /// How much to remember of sealed values, in bytes.
-    pub sealed_cache_bytes: usize,
+    /// How much to remember of values, in bytes of locked memory.
+    pub value_cache_bytes: usize,
     /// The size of the write-ahead log, in pages of 4 KiB, from which it is moved into the database.
     pub log_pages_max: u64,
     /// Tells the time.
@@ -71,7 +71,7 @@ impl LocalOptions {
             key,
             keep_versions: 0,
             busy_wait_ms: 0,
-            sealed_cache_bytes: 4 * 1024 * 1024,
+            value_cache_bytes: 1024 * 1024,
             log_pages_max: 1000,
             clock: Arc::new(|| std::time::SystemTime::now().into()),
         }
@@ -90,7 +90,7 @@ struct Inner {
     /// Guards: the order of changes. Taken before every other lock here.
     writer: Mutex<Connection>,
     reader: Mutex<Connection>,
-    sealed: Mutex<SealedCache>,
+    values: Mutex<ValueCache>,
     watchers: RwLock<Vec<Watcher>>,
     names_generation: AtomicU64,
     /// About how many pages the log has.
@@ -123,12 +123,10 @@ impl Inner {
         Ok(Located { id, node: field.node, bytes: field.bytes })
     }
 
-    /// The value, if its sealed bytes are remembered: no SQL, no wait.
+    /// The value, if it is remembered: no SQL, no wait.
     fn fetch_at_hand(&self, wanted: &Wanted) -> Result<Option<Fetched>, StoreFault> {
         let located = self.locate(wanted)?;
-        let keys = self.keys.read();
-        let sealed = self.sealed.lock().get(located.node);
-        sealed.map(|sealed| unseal(&keys, wanted, &located, &sealed)).transpose()
+        Ok(self.values.lock().get(located.node).map(fresh))
     }
 
     /// The value, from the database.
@@ -141,14 +139,14 @@ impl Inner {
                 .map_err(|error| database::fault(&self.options.path, &error))?;
         // What a change took away meanwhile is no damage.
         self.locate(wanted)?;
-        let sealed = Arc::new(found.ok_or_else(|| damaged(wanted, "is missing"))?);
-        let fetched = unseal(&keys, wanted, &located, &sealed)?;
+        let sealed = found.ok_or_else(|| damaged(wanted, "is missing"))?;
+        let value = unseal(&keys, wanted, &located, &sealed)?;
         // Under the catalog's lock: a change that destroys the value clears it out after us, or is seen here.
         let catalog = self.catalog.read();
         if catalog.node(located.node).is_some() {
-            self.sealed.lock().put(located.node, sealed);
+            self.values.lock().put(located.node, value.duplicate());
         }
-        Ok(fetched)
+        Ok(fresh(value))
     }
 
     fn look_up(&self, path: &SecretPath) -> Result<Option<Arc<Secret>>, StoreFault> {
@@ -182,7 +180,7 @@ fn unseal(
     wanted: &Wanted,
     located: &Located,
     sealed: &SealedValue,
-) -> Result<Fetched, StoreFault> {
+) -> Result<SecretBytes, StoreFault> {
     let key = keys
         .unwrap_key(&wanted.secret, wanted.version, &sealed.key)
         .ok_or_else(|| damaged(wanted, "has a data key that does not open"))?;
@@ -192,7 +190,12 @@ fn unseal(
     if located.bytes != Some(value.len() as u64) {
         return Err(damaged(wanted, "has another length than was stored"));
     }
-    Ok(Fetched { value, stale_for: Duration::ZERO, request_id: None })
+    Ok(value)
+}
+
+/// What this store serves is never stale: it is asked at every open.
+fn fresh(value: SecretBytes) -> Fetched {
+    Fetched { value, stale_for: Duration::ZERO, request_id: None }
 }
 
 /// Runs what waits for the disk where it may wait. It runs to its end even if nobody waits for it any more.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 use rusqlite::TransactionBehavior;
 
-use super::cache::SealedCache;
+use super::cache::ValueCache;
 use super::files::{self, Lock};
 use super::key::{Key, KeySource};
 use super::seal::{Header, HeaderFault, Keys};
@@ -93,13 +93,13 @@ impl Local {
         let catalog = database::load(&writer, path, &keys)?;
         let reader = database::connect(path, CONNECTION_WAIT)?;
         let log_bytes = fs::metadata(files::beside(path, "-wal")).map_or(0, |about| about.len());
-        let sealed = Mutex::new(SealedCache::new(options.sealed_cache_bytes));
+        let values = Mutex::new(ValueCache::new(options.value_cache_bytes));
         let inner = Inner {
             keys: RwLock::new(keys),
             catalog: RwLock::new(catalog),
             writer: Mutex::new(writer),
             reader: Mutex::new(reader),
-            sealed,
+            values,
             watchers: RwLock::new(Vec::new()),
             names_generation: AtomicU64::new(1),
             log_pages: AtomicU64::new(log_bytes / 4096),
@@ -361,7 +361,7 @@ impl Inner {
         }
         transaction.commit().map_err(failed)?;
         *keys = fresh;
-        self.sealed.lock().clear();
+        self.values.lock().clear();
         drop(keys);
         // The log must not hold keys wrapped by the old one.
         database::checkpoint(&writer, true).map_err(failed)?;

@@ -53,8 +53,8 @@ impl Inner {
         {
             let mut catalog = self.catalog.write();
             catalog.set(written.id, path, after);
-            let mut sealed = self.sealed.lock();
-            written.erased.iter().for_each(|node| sealed.remove(*node));
+            let mut values = self.values.lock();
+            written.erased.iter().for_each(|node| values.remove(*node));
         }
         if names_differ(before.as_deref(), changed.after.as_deref()) {
             self.names_generation.fetch_add(1, Ordering::AcqRel);
@@ -197,7 +197,7 @@ impl Source<'_> {
             .map_err(|error| database::fault(path, &error))?
             .ok_or_else(|| super::damaged(&wanted, "is missing"))?;
         let located = Located { id: self.id, node, bytes };
-        unseal(keys, &wanted, &located, &sealed).map(|fetched| fetched.value)
+        unseal(keys, &wanted, &located, &sealed)
     }
 }
 
