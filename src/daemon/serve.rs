@@ -268,7 +268,7 @@ fn mount_tree(
         audit_wait: config.limits.audit_wait,
         request_deadline: config.limits.request_deadline,
         pace: PaceLimits {
-            refusals_per_second: 20_000,
+            refusals_per_second: 2_000,
             refusals_burst: 5_000,
             delay_max: Duration::from_millis(20),
         },

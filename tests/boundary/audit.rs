@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::harness::{ALICE, Asker, BOB, CAROL, Instance, PYTHON, Record, median, wait_until};
+use crate::harness::{ALICE, Asker, BOB, CAROL, Instance, PYTHON, Program, Record, median, wait_until};
 
 /// Opens the arguments in turn, so often, reading what can be read.
 const READER: &str = "
@@ -202,6 +202,10 @@ fn a_user_looping_over_hidden_names_neither_fills_the_log_nor_slows_another_beyo
     let log = instance.dir().join("loop.out");
     let words = [PYTHON, "-I", "-c", LOOP_OVER_HIDDEN, &path];
     let mut looping = Asker::uid(CAROL).program(&words).keep(&log);
+    // On an idle machine most of a read is waking the other processor, and a noisy neighbour keeps it awake: with one
+    // processor busy all the time, quiet and noisy rounds differ by the neighbour alone.
+    let mut busy =
+        Program::of(&["/bin/sh", "-c", "while :; do :; done"]).keep(&instance.dir().join("busy.out"));
     let measured =
         || Asker::uid(ALICE).python(MEDIAN_OF_READS, &[&path, "1500"]).parse::<f64>().expect("microseconds");
     measured();
@@ -219,6 +223,7 @@ fn a_user_looping_over_hidden_names_neither_fills_the_log_nor_slows_another_beyo
     );
     assert!(looping.is_running(), "{}", looping.output());
     looping.end();
+    busy.end();
     assert!(ratio < 2.0, "{ratio:.2}: {noisy:?} against {quiet:?}");
     wait_until("the refusals are written", Duration::from_secs(20), || {
         instance.records().iter().any(|record| record.number("uid") == Some(u64::from(CAROL)))
@@ -230,5 +235,5 @@ fn a_user_looping_over_hidden_names_neither_fills_the_log_nor_slows_another_beyo
     let bytes: usize = of_carol.iter().map(|record| record.0.to_string().len()).sum();
     println!("{stood_for} refusals in {} records, {bytes} bytes", of_carol.len());
     assert!(stood_for > 1_000, "only {stood_for}");
-    assert!(of_carol.len() < 1_600 && bytes < 1 << 20, "{} records, {bytes} bytes", of_carol.len());
+    assert!(of_carol.len() < 400 && bytes < 1 << 20, "{} records, {bytes} bytes", of_carol.len());
 }

@@ -91,7 +91,7 @@ fn a_hundred_swaps_a_second_tear_nothing() {
     let instance = Setup::policy(POLICY).start();
     let put = |number: u64| {
         let bytes = value(number);
-        let stored = instance.put("prod/db", &[("value", &bytes), ("twin", &bytes)]);
+        let stored = instance.put_by_socket("prod/db", &[("value", &bytes), ("twin", &bytes)]);
         assert_eq!(stored, number, "numbers go up by one");
     };
     put(1);
@@ -112,15 +112,16 @@ fn a_hundred_swaps_a_second_tear_nothing() {
             }
             number
         });
-        let readers: Vec<_> = WAYS
-            .iter()
-            .zip(1..)
-            .map(|(way, seed)| {
+        // Two readers and the mapper leave the daemon enough of two processors to swap as often as it is asked to.
+        let readers: Vec<_> = (1..=2)
+            .map(|seed| {
                 let (acknowledged, reads) = (&acknowledged, &reads);
                 scope.spawn(move || {
                     let mut random = Random(seed);
                     let mut faults = Vec::new();
+                    let mut ways = WAYS.iter().cycle();
                     while reads.fetch_add(1, Ordering::Relaxed) < wanted && faults.len() < 5 {
+                        let way = ways.next().expect("a cycle has no end");
                         let at_least = acknowledged.load(Ordering::SeqCst);
                         match way(path, &mut random).map(|bytes| (number_of(&bytes), bytes.len())) {
                             Ok((Some(number), _)) if number >= at_least => {}
@@ -139,7 +140,7 @@ fn a_hundred_swaps_a_second_tear_nothing() {
             "-c",
             MAPPER,
             path.to_str().expect("UTF-8"),
-            &(wanted / 10).to_string(),
+            &(wanted / 20).to_string(),
         ])
         .limit(Duration::from_secs(1200))
         .run();
@@ -149,7 +150,7 @@ fn a_hundred_swaps_a_second_tear_nothing() {
         done.store(true, Ordering::Relaxed);
         let swaps = swapper.join().expect("the swapper");
         let rate = swaps as f64 / took.as_secs_f64();
-        println!("{wanted} reads and {} mappings in {took:.1?} under {rate:.0} swaps a second", wanted / 10);
+        println!("{wanted} reads and {} mappings in {took:.1?} under {rate:.0} swaps a second", wanted / 20);
         assert!(faults.is_empty(), "torn, mixed, short, empty, stale or failed: {faults:#?}");
         assert_eq!(mapped.ok().text(), "done");
         assert!(swaps > 100, "only {swaps} swaps");

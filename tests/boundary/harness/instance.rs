@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use base64::Engine as _;
+use credfs::config::Config;
+use credfs::control::{Answer, Command, Contact, ask};
 use credfs::model::{FieldName, Ownership, SecretBytes, SecretPath, Stage};
 use credfs::store::{Change, KeySource, Local, LocalOptions, Login, Store as _};
 use serde_json::{Value, json};
@@ -295,6 +297,27 @@ impl Instance {
         std::fs::create_dir(&home).expect("a fresh directory");
         std::os::unix::fs::chown(&home, Some(uid), None).expect("its owner");
         home
+    }
+
+    /// Stores a version as the command line does, without a process of its own: fast enough for a hundred a second.
+    #[track_caller]
+    pub(crate) fn put_by_socket(&self, secret: &str, fields: &[(&str, &[u8])]) -> u64 {
+        let config = Config::load(Path::new(&self.config_path())).expect("a valid configuration");
+        let Ok(Contact::Made(stream)) = Contact::make(&config.control.socket) else {
+            panic!("nobody answers")
+        };
+        let command = Command::Put {
+            secret: SecretPath::parse(secret).expect("a path"),
+            fields: fields.iter().map(|(name, _)| FieldName::parse(name).expect("a name")).collect(),
+            only: false,
+            stage: Stage::Current,
+            ownership: Ownership::default(),
+        };
+        let values: Vec<SecretBytes> =
+            fields.iter().map(|(_, bytes)| SecretBytes::taken_from(&mut bytes.to_vec())).collect();
+        let reply = ask(&stream, &command, &values, &mut std::io::sink(), READY_LIMIT).expect("stored");
+        let Answer::Changed { version: Some(version), .. } = reply.answer else { panic!("another answer") };
+        u64::from(version.get())
     }
 
     /// Starts serving, and waits until it does.
