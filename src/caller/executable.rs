@@ -52,6 +52,16 @@ impl ExecutableFacts {
     }
 }
 
+/// What one look at a thread's executable gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SeenExecutable {
+    /// The file.
+    pub facts: ExecutableFacts,
+    /// Whether it was seen through something that was held before and means one thread for ever. Such a look proves
+    /// that the thread which has the number now is the one that had it then, and so all the while between.
+    pub is_bound: bool,
+}
+
 /// Facts of executables. A separate process may answer; every answer is of the thread that has the id *now*, so the
 /// caller of this interface must know that the thread lives on, as one waiting for an answer does.
 pub trait Executables: Send + Sync {
@@ -59,7 +69,7 @@ pub trait Executables: Send + Sync {
     ///
     /// # Errors
     /// [`Unknown`] for kernel threads, the dead, and without the right to look.
-    fn executable_of(&self, tid: u32) -> Result<ExecutableFacts, Unknown>;
+    fn executable_of(&self, tid: u32) -> Result<SeenExecutable, Unknown>;
 
     /// The text of `/proc/TID/exe`: any user can forge it with a mount namespace. For people, never for rules.
     ///
@@ -137,20 +147,21 @@ impl ProcExecutables {
         }
     }
 
-    /// Reads below `/proc/TID`, through the directory that is kept open while the thread lives.
+    /// Reads below `/proc/TID`, through the directory that is kept open while the thread lives; the answer, and
+    /// whether it was kept already.
     fn in_directory<T>(
         &self,
         tid: u32,
         read: impl Fn(&ProcDirectory) -> io::Result<T>,
-    ) -> Result<T, Unknown> {
+    ) -> Result<(T, bool), Unknown> {
         let kept = self.directories.lock().get(&tid).cloned();
         if let Some(read) = kept.and_then(|directory| read(&directory).ok()) {
-            return Ok(read);
+            return Ok((read, true));
         }
         let directory = Arc::new(ProcDirectory::open(tid).map_err(|_| Unknown)?);
         let answer = read(&directory).map_err(|_| Unknown)?;
         self.directories.lock().put(tid, directory);
-        Ok(answer)
+        Ok((answer, false))
     }
 }
 
@@ -161,9 +172,9 @@ impl Default for ProcExecutables {
 }
 
 impl Executables for ProcExecutables {
-    fn executable_of(&self, tid: u32) -> Result<ExecutableFacts, Unknown> {
-        let status = self.in_directory(tid, |directory| directory.target_status(c"exe"))?;
-        Ok(ExecutableFacts {
+    fn executable_of(&self, tid: u32) -> Result<SeenExecutable, Unknown> {
+        let (status, is_bound) = self.in_directory(tid, |directory| directory.target_status(c"exe"))?;
+        let facts = ExecutableFacts {
             device: status.device,
             inode: status.inode,
             born: status.born,
@@ -171,11 +182,12 @@ impl Executables for ProcExecutables {
             changed: status.changed,
             modified: status.modified,
             link_count: status.link_count,
-        })
+        };
+        Ok(SeenExecutable { facts, is_bound })
     }
 
     fn path_unproven_of(&self, tid: u32) -> Result<String, Unknown> {
-        let path = self.in_directory(tid, |directory| directory.link_text(c"exe"))?;
+        let (path, _) = self.in_directory(tid, |directory| directory.link_text(c"exe"))?;
         Ok(path.to_string_lossy().into_owned())
     }
 
@@ -239,7 +251,7 @@ mod tests {
     #[test]
     fn our_own_executable_has_the_digest_that_a_plain_read_gives() {
         let executables = ProcExecutables::default();
-        let facts = executables.executable_of(process::own_pid()).unwrap();
+        let facts = executables.executable_of(process::own_pid()).unwrap().facts;
         assert_eq!(executables.digest_at_hand(&facts), None);
         let digest = executables.digest_of(process::own_pid(), &facts).unwrap();
         let bytes = std::fs::read(std::env::current_exe().unwrap()).unwrap();
@@ -250,7 +262,7 @@ mod tests {
     #[test]
     fn a_file_over_the_limit_or_other_than_expected_has_no_digest() {
         let executables = ProcExecutables::new(1000, 4);
-        let facts = executables.executable_of(process::own_pid()).unwrap();
+        let facts = executables.executable_of(process::own_pid()).unwrap().facts;
         assert_eq!(executables.digest_of(process::own_pid(), &facts), Err(Unknown));
         let executables = ProcExecutables::default();
         let other = ExecutableFacts { inode: facts.inode + 1, ..facts };

@@ -13,7 +13,7 @@ mod proc_text;
 mod watched;
 mod witness;
 
-pub use executable::{ExecutableFacts, Executables, ProcExecutables};
+pub use executable::{ExecutableFacts, Executables, ProcExecutables, SeenExecutable};
 pub use identifier::{Identifier, Mode, Options};
 pub use person::{Caller, Described};
 pub use witness::{ExecFingerprint, Witness};

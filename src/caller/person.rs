@@ -247,9 +247,11 @@ impl<'a> Caller<'a> {
         self.executable
             .get_or_init(|| {
                 self.known()?;
-                let facts = self.identifier.executables.executable_of(self.asker.tid)?;
-                self.confirm()?;
-                Ok(facts)
+                let seen = self.identifier.executables.executable_of(self.asker.tid)?;
+                if !seen.is_bound {
+                    self.confirm()?;
+                }
+                Ok(seen.facts)
             })
             .as_ref()
             .map_err(|unknown| *unknown)
