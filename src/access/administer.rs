@@ -141,6 +141,14 @@ impl Gate {
         self.log.record(&entry).map_err(|_| AdministerFault::NotRecorded)
     }
 
+    /// Notes that the daemon asked its own mount, and refuses it.
+    pub fn note_self_access(&self, uid: u32, gid: u32) -> Refusal {
+        let own = Described { uid, gid, pid: Some(std::process::id()), ..Described::default() };
+        self.log
+            .refused(&Entry { who: Some(&who(&own)), ..Entry::new(Operation::Access, Outcome::SelfAccess) });
+        Outcome::SelfAccess.into()
+    }
+
     /// Notes a refused lookup, stat or listing; many alike become one record with a count.
     pub fn note_refusal(&self, caller: &Caller<'_>, operation: Operation, path: &str, refusal: Refusal) {
         let person = caller.describe();

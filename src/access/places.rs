@@ -138,12 +138,6 @@ impl Places {
         Some((path, wanted))
     }
 
-    /// Goes up whenever a name appears or disappears in any store.
-    #[must_use]
-    pub fn names_generation(&self) -> u64 {
-        self.mounts.iter().map(|mount| mount.store.names_generation()).fold(0, u64::wrapping_add)
-    }
-
     /// The path in the tree of a secret of the store called `store`.
     #[must_use]
     pub fn tree_path(&self, store: &str, inner: &SecretPath) -> Option<SecretPath> {

@@ -332,6 +332,11 @@ impl Gate {
         self.record_refusal(target, Reader::OfHandle(handle), &caller.describe(), refusal)
     }
 
+    /// Records an open that a limit of ours refused, and passes the refusal on.
+    pub fn refuse_open(&self, caller: &Caller<'_>, target: &Target, refusal: Refusal) -> Refusal {
+        self.record_refusal(target, Reader::Opener, &caller.describe(), refusal)
+    }
+
     /// Whether an open would be permitted, for access(2). No record, no fetch.
     ///
     /// # Errors
@@ -357,12 +362,11 @@ impl Gate {
         is_ours.then(|| record.stage.map_or(StageSet::EMPTY, StageSet::of))
     }
 
-    /// How long the values at `path` are stale; `None` while its store vouches for them.
+    /// For how long the values at `path` have not been vouched for by their store; zero while they are fresh.
     #[must_use]
-    pub fn stale_for(&self, path: &SecretPath) -> Option<Duration> {
-        let _ = self.places.place(path)?;
-        // The embedded store is asked at every open: what it serves is fresh.
-        None
+    pub fn stale_for(&self, path: &SecretPath) -> Duration {
+        let place = self.places.place(path);
+        place.map_or(Duration::ZERO, |place| place.store.stale_for(self.places.login(), &place.path))
     }
 }
 

@@ -15,7 +15,6 @@ use fuser::{
 
 use crate::access::Refusal;
 use crate::caller::{Asker, Caller, Identifier};
-use crate::model::Outcome;
 use crate::tree::{Entry, ExtendedName, Inode, OpenFile, Opened, Reading, Tree, Wants};
 
 use super::directories::Directories;
@@ -56,7 +55,9 @@ impl Adapter {
     /// Finds out who asks. The daemon's own threads are refused before anything can wait for them.
     pub(super) fn identify(&self, request: &Request) -> Result<Caller<'_>, Refusal> {
         let asker = Asker { uid: request.uid(), gid: request.gid(), tid: request.pid() };
-        self.identifier.identify(asker).map_err(|_| Outcome::SelfAccess.into())
+        self.identifier
+            .identify(asker)
+            .map_err(|_| self.tree.gate().note_self_access(request.uid(), request.gid()))
     }
 
     pub(super) fn is_notifier(&self, caller: &Caller<'_>) -> bool {

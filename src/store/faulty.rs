@@ -142,8 +142,8 @@ impl Store for Faulty {
         self.inner.visit_known(login, prefix, visit);
     }
 
-    fn names_generation(&self) -> u64 {
-        self.inner.names_generation()
+    fn stale_for(&self, login: &Login, path: &SecretPath) -> Duration {
+        self.inner.stale_for(login, path)
     }
 
     fn node(&self, node: FieldNode) -> Option<Wanted> {

@@ -9,6 +9,7 @@ mod local;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::model::{FieldName, FieldNode, Secret, SecretBytes, SecretPath, Version};
 
@@ -65,7 +66,7 @@ pub struct Fetched {
     /// The value.
     pub value: SecretBytes,
     /// How long ago its store vouched for it; zero where it did so now.
-    pub stale_for: std::time::Duration,
+    pub stale_for: Duration,
     /// The store's own name for the request, for the record.
     pub request_id: Option<String>,
 }
@@ -95,8 +96,8 @@ pub trait Store: Send + Sync {
     /// byte order of their paths, until it returns false. `visit` must not call the store.
     fn visit_known(&self, login: &Login, prefix: &str, visit: &mut dyn FnMut(&Arc<Secret>) -> bool);
 
-    /// Goes up whenever a path appears, disappears, is deleted or restored, or a field name is added or lost.
-    fn names_generation(&self) -> u64;
+    /// For how long the values at a path have not been vouched for by their source; zero while they are fresh.
+    fn stale_for(&self, login: &Login, path: &SecretPath) -> Duration;
 
     /// What a node stands for, also after a restart. `None`: never handed out, or destroyed.
     fn node(&self, node: FieldNode) -> Option<Wanted>;

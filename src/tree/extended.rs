@@ -143,7 +143,7 @@ impl Tree {
                 Some(info.created.plus(every).rfc3339())
             }
             ExtendedName::Freshness => {
-                let stale_for = self.gate().stale_for(path).unwrap_or_default();
+                let stale_for = self.gate().stale_for(path);
                 Some(crate::access::freshness(stale_for).into_owned())
             }
             ExtendedName::Store => Some(self.gate().places().place(path)?.store.name().to_owned()),

@@ -74,10 +74,11 @@ impl Tree {
             }
             Err(refusal) => return OpenFile::Done(Err(refusal)),
         };
-        if self.handles.count() >= self.options.handles_max {
-            return OpenFile::Done(Err(Refusal::new(Outcome::OverLimit, Reason::InFlight)));
-        }
         let target = self.target(&place);
+        if self.handles.count() >= self.options.handles_max {
+            let refusal = Refusal::new(Outcome::OverLimit, Reason::InFlight);
+            return OpenFile::Done(Err(self.gate().refuse_open(caller, &target, refusal)));
+        }
         let opener = caller.witness();
         match self.gate().open(caller, target, Reader::Opener) {
             Opening::Refused(refusal) => OpenFile::Done(Err(refusal)),

@@ -42,8 +42,8 @@ impl Store for Awkward {
     fn visit_known(&self, login: &Login, prefix: &str, visit: &mut dyn FnMut(&Arc<Secret>) -> bool) {
         self.inner.visit_known(login, prefix, visit);
     }
-    fn names_generation(&self) -> u64 {
-        self.inner.names_generation()
+    fn stale_for(&self, login: &Login, path: &SecretPath) -> Duration {
+        self.inner.stale_for(login, path)
     }
     fn node(&self, node: FieldNode) -> Option<Wanted> {
         self.inner.node(node)
@@ -129,6 +129,12 @@ fn the_daemon_asking_itself_is_edeadlk_at_once() {
         assert_eq!(refused.raw_os_error(), Some(35), "EDEADLK");
         assert!(begun.elapsed() < Duration::from_millis(500));
     }
+    stage.world.gate.log().flush_refusals();
+    let noted: u64 = (stage.world.records().iter())
+        .filter(|record| record["outcome"] == "self_access")
+        .map(|record| record["count"].as_u64().unwrap_or(1))
+        .sum();
+    assert!(noted >= 100, "{noted}");
 }
 
 #[test]

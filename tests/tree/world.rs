@@ -74,6 +74,8 @@ impl World {
         let ticking = clock.clone();
         let mut options = LocalOptions::new("main", &path, key());
         options.clock = Arc::new(move || ticking.now());
+        // A process that another test is just starting holds the lock of `create` until it has become its program.
+        options.busy_wait_ms = 5_000;
         Local::create(&path, &key()).unwrap();
         let store = Arc::new(Local::open(options).unwrap());
         let (log, _) = Log::open(LogOptions::at(log.unwrap_or(&directory.join("audit.log")))).unwrap();

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use crate::model::{FieldNode, Secret, SecretPath, State, Version};
+use crate::model::{FieldNode, Secret, SecretPath, Version};
 use crate::store::{StoreFault, Wanted};
 
 /// A secret, ordered and found by its path.
@@ -199,21 +199,4 @@ impl Catalog {
 
 fn no_fields(version: &crate::model::VersionInfo) -> bool {
     version.fields.is_empty()
-}
-
-/// Whether what `ls` shows of a secret differs: being there, or its field names.
-pub(super) fn names_differ(before: Option<&Secret>, after: Option<&Secret>) -> bool {
-    let shown = |secret: Option<&Secret>| {
-        secret.filter(|secret| !secret.deleted).map(|secret| {
-            let active = secret.versions.iter().filter(|version| version.state == State::Active);
-            let every: BTreeSet<_> =
-                active.flat_map(|version| version.fields.iter()).map(|field| field.name.clone()).collect();
-            let current = secret.current.and_then(|number| secret.version(number));
-            let current: Option<Vec<_>> = current
-                .filter(|version| version.state == State::Active)
-                .map(|version| version.fields.iter().map(|field| field.name.clone()).collect());
-            (every, current)
-        })
-    };
-    shown(before) != shown(after)
 }

@@ -101,7 +101,6 @@ impl Local {
             reader: Mutex::new(reader),
             values,
             watchers: RwLock::new(Vec::new()),
-            names_generation: AtomicU64::new(1),
             log_pages: AtomicU64::new(log_bytes / 4096),
             _lock: lock,
             options,

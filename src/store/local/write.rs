@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::catalog::names_differ;
 use super::key::Key;
 use super::record::Held;
 use super::seal::Keys;
@@ -55,9 +54,6 @@ impl Inner {
             catalog.set(written.id, path, after);
             let mut values = self.values.lock();
             written.erased.iter().for_each(|node| values.remove(*node));
-        }
-        if names_differ(before.as_deref(), changed.after.as_deref()) {
-            self.names_generation.fetch_add(1, Ordering::AcqRel);
         }
         self.log_pages.fetch_add(written.pages, Ordering::Relaxed);
         if !written.erased.is_empty() || matches!(change, Change::Destroy { .. }) {
