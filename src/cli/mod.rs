@@ -19,7 +19,9 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::Config;
 use crate::control::{CommandFault, Kind};
@@ -154,17 +156,17 @@ fn usage(error: &clap::Error) -> ExitCode {
 fn log_to_standard_error(arguments: &Arguments) {
     let usual = if matches!(arguments.verb, Verb::Mount) { "info" } else { "warn" };
     let wanted = arguments.log_level.as_deref().unwrap_or(usual);
-    let filter = EnvFilter::try_new(wanted).unwrap_or_else(|_| EnvFilter::new(usual));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let filter: Targets = wanted.parse().or_else(|_| usual.parse()).unwrap_or_default();
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
+    let log = tracing_subscriber::registry().with(filter);
     // Under systemd the journal dates every line itself.
     let done = if std::env::var_os("JOURNAL_STREAM").is_some() {
-        log.without_time().try_init()
+        log.with(lines.without_time()).try_init()
     } else {
-        log.try_init()
+        log.with(lines).try_init()
     };
     if done.is_err() {
         output::say("credfs: warning: no log can be written");
