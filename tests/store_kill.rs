@@ -44,7 +44,9 @@ fn writer() {
             ownership: Ownership::default(),
         };
         let changed = run(store.change(&Login::machine(), put)).unwrap();
-        writeln!(std::io::stderr(), "acknowledged {}", changed.version.unwrap()).unwrap();
+        // In one system call: a kill between two would leave half a line.
+        let line = format!("acknowledged {}\n", changed.version.unwrap());
+        std::io::stderr().write_all(line.as_bytes()).unwrap();
     }
 }
 
