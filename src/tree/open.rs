@@ -162,8 +162,11 @@ impl Tree {
         let Some(held) = was_opened else {
             return Reading::Refused(Refusal::new(Outcome::Revoked, Reason::NotFound));
         };
-        let standing = Standing { held, lost: None };
-        let target = Target { standing, ..self.target(&place) };
+        // A version opened within its hold had no stage to record: it was opened by those that it had lost.
+        let known = self.target(&place);
+        let lost = known.standing.lost.map_or(StageSet::EMPTY, |(_, lost)| lost);
+        let standing = Standing { held: if held.is_empty() { lost } else { held }, lost: None };
+        let target = Target { standing, ..known };
         let reader = caller.witness();
         let adopt = move |tree: &Self, released| {
             let adopted = Handle::new(place, standing, released, None);

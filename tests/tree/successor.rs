@@ -70,6 +70,20 @@ fn a_successor_reads_on_from_an_open_file_and_records_the_reader_anew() {
 }
 
 #[test]
+fn a_successor_reads_on_from_a_file_opened_within_its_hold() {
+    let mut world = World::new("hold", &POLICY.replace("stages = [\"all\"]\n", ""));
+    world.put("prod/app", Stage::Current, &[("key", "one")]);
+    let caller_uid = 100;
+    let inode = world.walk(&world.caller(caller_uid), "prod/app/key").unwrap().attributes.inode;
+    world.put("prod/app", Stage::Current, &[("key", "two")]);
+    world.put("prod/app", Stage::Current, &[("key", "three")]);
+    let opened = world.open(&world.caller(caller_uid), inode).unwrap();
+    succeed(&mut world);
+    world.clock.forward(std::time::Duration::from_secs(60));
+    assert_eq!(world.read(&world.caller(caller_uid), inode, opened).unwrap(), b"one");
+}
+
+#[test]
 fn a_handle_that_no_record_released_or_that_was_revoked_gives_nothing() {
     let mut world = World::new("forged", POLICY);
     world.put("prod/app", Stage::Current, &[("key", "one")]);
