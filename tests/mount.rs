@@ -246,7 +246,15 @@ fn a_plain_user_mounts_through_fusermount3_and_root_sees_it_die() {
         std::os::unix::fs::chown(directory, Some(65534), Some(65534)).unwrap();
     }
     let program = place.0.join("test-program");
-    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    // By another process: a file that any process has open for writing cannot be run.
+    assert!(
+        std::process::Command::new("cp")
+            .arg(std::env::current_exe().unwrap())
+            .arg(&program)
+            .status()
+            .unwrap()
+            .success()
+    );
     let output = Command::new(&program)
         .args(["--exact", NAME, "--nocapture"])
         .env("CREDFS_TEST_MOUNT_AS_USER", &at)

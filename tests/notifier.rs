@@ -436,7 +436,15 @@ fn a_helper_of_a_plain_user_may_swap_in_a_directory_and_touch_a_file_of_others()
     let place = std::env::temp_dir().join(format!("credfs-notifier-{}-program", std::process::id()));
     std::fs::create_dir_all(&place).unwrap();
     let (program, wrapper) = (place.join("credfs"), place.join("as-nobody"));
-    std::fs::copy(env!("CARGO_BIN_EXE_credfs"), &program).unwrap();
+    // By another process: a file that any process has open for writing cannot be run.
+    assert!(
+        std::process::Command::new("cp")
+            .arg(env!("CARGO_BIN_EXE_credfs"))
+            .arg(&program)
+            .status()
+            .unwrap()
+            .success()
+    );
     let text = format!(
         "#!/bin/sh\nexec /usr/bin/setpriv --reuid=65534 --regid=65534 --clear-groups '{}' \"$@\"\n",
         program.display()

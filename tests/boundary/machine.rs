@@ -242,6 +242,7 @@ fn interrupted(mut running: Kept, before: &[String]) -> Vec<String> {
 #[test]
 fn dev_as_root_serves_every_user_and_leaves_nothing_behind() {
     let instance = Setup::default().initialised();
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let before = temporary_files();
     let (running, mount_point) = dev(&Asker::root(), &instance);
     for uid in [0, ALICE] {
@@ -253,6 +254,9 @@ fn dev_as_root_serves_every_user_and_leaves_nothing_behind() {
     assert_eq!(interrupted(running, &before), Vec::<String>::new());
     assert_eq!(std::fs::read_dir(&mount_point).map_or(0, Iterator::count), 0);
 }
+
+/// One throw-away instance at a time: each test looks for what its own has left behind.
+static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
 /// What lies in the places where a throw-away instance could leave something, other tests' own aside.
 fn temporary_files() -> Vec<String> {
@@ -273,6 +277,7 @@ fn dev_as_a_plain_user_serves_that_user_by_fusermount3() {
     // An account that exists on every Debian: fusermount3 asks for the name of the user.
     const WWW_DATA: u32 = 33;
     let instance = Setup::default().initialised();
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let before = temporary_files();
     let user = Asker::uid(WWW_DATA);
     let (running, mount_point) = dev(&user, &instance);
