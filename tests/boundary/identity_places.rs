@@ -27,7 +27,7 @@ fn start(condition: &str) -> Instance {
 
 /// Copies bash by another process: a descriptor that this one has open for writing would be inherited by whatever
 /// another test starts just then, and a file that is open for writing cannot be run (ETXTBSY).
-fn copy_of_bash(to: &str) {
+fn copy_bash(to: &str) {
     let copied = std::process::Command::new("cp").args(["/bin/bash", to]).status().expect("cp runs");
     assert!(copied.success(), "a copy");
 }
@@ -128,7 +128,7 @@ fn a_container_is_known_by_the_id_in_its_cgroup_path() {
 /// A shell that reads files by itself, under a name and an inode of its own.
 fn copy_of_bash(instance: &Instance, name: &str) -> String {
     let path = instance.file(name);
-    copy_of_bash(&path);
+    copy_bash(&path);
     path
 }
 
@@ -169,7 +169,7 @@ fn an_executable_is_known_by_its_inode_and_not_by_its_text() {
     assert_eq!(record.text("exe"), actor);
     assert!(record.text("exe_id").contains(':'), "{record:?}");
     let copy = format!("{actor} (deleted)");
-    copy_of_bash(&copy);
+    copy_bash(&copy);
     assert!(!reads(&alice, &[&copy, "-c", READ_A_LINE, &path]), "the kernel's suffix as a name");
     assert!(!reads(&alice, &["/bin/bash", "-c", READ_A_LINE, &path]), "the same bytes elsewhere");
     assert!(
@@ -238,7 +238,7 @@ fn a_replaced_executable_is_refused_where_the_rule_names_a_digest() {
     let other = instance.file("orders.new");
     let mut bytes = std::fs::read("/bin/bash").expect("bash");
     bytes.extend_from_slice(b"one more byte");
-    copy_of_bash(&other);
+    copy_bash(&other);
     std::fs::write(&other, bytes).expect("another program");
     std::fs::rename(&other, &actor).expect("an upgrade");
     assert!(!reads(&alice, &[&actor, "-c", READ_A_LINE, &path]), "other bytes at the allowed path");
@@ -256,7 +256,7 @@ fn a_process_that_runs_the_replaced_executable_goes_on_and_a_deleted_look_alike_
     let limit = std::time::Duration::from_secs(5);
     wait_until("the old program reads", limit, || old.output().contains("read hunter2"));
     let fresh = instance.file("orders.new");
-    copy_of_bash(&fresh);
+    copy_bash(&fresh);
     std::fs::rename(&fresh, &actor).expect("an upgrade");
     assert!(reads(&Asker::uid(ALICE), &[&actor, "-c", READ_A_LINE, &path]), "the new program at the path");
     std::fs::write(&go, "go\n").expect("the old program waits");
