@@ -9,15 +9,8 @@ use crate::document::Section;
 pub struct LimitSettings {
     /// How long a request of the kernel may take before it is answered with ETIMEDOUT. Default 5 s.
     pub request_deadline: Duration,
-    /// How long one fetch from a store may take; not longer than `request_deadline`, so that its fault is
-    /// told. Default 4 s.
-    pub fetch_deadline: Duration,
     /// How long a reader waits for the audit log before EIO. Default 40 ms.
     pub audit_wait: Duration,
-    /// How often an audit log that failed is tried again. Default 250 ms.
-    pub audit_retry: Duration,
-    /// For how long equal refusals are counted into one record. Default 10 s.
-    pub audit_coalesce: Duration,
     /// How long a command over the control socket may take. Default 30 s.
     pub control_deadline: Duration,
     /// How long requests in flight may go on after SIGTERM. Default 10 s.
@@ -25,24 +18,12 @@ pub struct LimitSettings {
     /// How long the kernel may keep what everyone may list; `reload` returns only after that long. Default
     /// 1 s.
     pub directory_life: Duration,
-    /// Most requests that wait for a store at once, of all users; one more is EAGAIN. Default 256.
-    pub in_flight_max: u64,
     /// Most requests of one user that wait for a store at once; one more is EAGAIN. Default 64.
     pub in_flight_per_uid_max: u64,
-    /// Most opens a second by one user; one more is EAGAIN; 0: no limit. Default 0.
-    pub opens_per_second_per_uid: u64,
     /// Most files that may be open at once, of all users; one more is EAGAIN. Default 65,536.
     pub handles_max: u64,
-    /// Most files that one user may have open at once; one more is EAGAIN. Default 16,384.
-    pub handles_per_uid_max: u64,
-    /// Most that the values of open files may take, in bytes; one more open is EAGAIN. Default 256 MiB.
-    pub handle_bytes_max: u64,
-    /// Most inodes that are remembered at once. Default 1,000,000.
-    pub inodes_max: u64,
     /// Most that cached values may take, in bytes; 0: none is kept. Default 4 MiB.
     pub cache_bytes_max: u64,
-    /// Longest value that is taken, in bytes. Default and most: 1 MiB.
-    pub value_bytes_max: u64,
     /// Most kinds of refusals that are being counted at once, of all users. Default 4,096.
     pub refusals_max: u64,
     /// Most kinds of refusals that are being counted at once for one user. Default 128.
@@ -66,22 +47,13 @@ impl Default for LimitSettings {
     fn default() -> Self {
         Self {
             request_deadline: Duration::from_millis(5_000),
-            fetch_deadline: Duration::from_millis(4_000),
             audit_wait: Duration::from_millis(40),
-            audit_retry: Duration::from_millis(250),
-            audit_coalesce: Duration::from_millis(10_000),
             control_deadline: Duration::from_millis(30_000),
             shutdown_deadline: Duration::from_millis(10_000),
             directory_life: Duration::from_millis(1_000),
-            in_flight_max: 256,
             in_flight_per_uid_max: 64,
-            opens_per_second_per_uid: 0,
             handles_max: 65_536,
-            handles_per_uid_max: 16_384,
-            handle_bytes_max: 268_435_456,
-            inodes_max: 1_000_000,
             cache_bytes_max: 4_194_304,
-            value_bytes_max: 1_048_576,
             refusals_max: 4_096,
             refusals_per_uid_max: 128,
             callers_max: 4_096,
@@ -100,17 +72,6 @@ impl LimitSettings {
         let mut limits = Self::default();
         read_spans(&section, &mut limits);
         read_numbers(&section, &mut limits);
-        let too_long = limits.fetch_deadline > limits.request_deadline;
-        if too_long && section.has("fetch_deadline") {
-            section.fault(
-                section.line_of("fetch_deadline"),
-                "\"fetch_deadline\" is longer than \"request_deadline\", so a slow store could never be told from a slow disk",
-                "make it shorter",
-            );
-        }
-        if too_long {
-            limits.fetch_deadline = limits.request_deadline;
-        }
         section.finish();
         limits
     }
@@ -124,10 +85,7 @@ fn read_spans(section: &Section<'_>, limits: &mut LimitSettings) {
         }
     };
     read("request_deadline", &mut limits.request_deadline, 10, 120_000);
-    read("fetch_deadline", &mut limits.fetch_deadline, 10, 120_000);
     read("audit_wait", &mut limits.audit_wait, 1, 1_000);
-    read("audit_retry", &mut limits.audit_retry, 10, 60_000);
-    read("audit_coalesce", &mut limits.audit_coalesce, 100, 600_000);
     read("control_deadline", &mut limits.control_deadline, 100, 600_000);
     read("shutdown_deadline", &mut limits.shutdown_deadline, 100, 300_000);
     read("directory_life", &mut limits.directory_life, 0, 1_000);
@@ -139,15 +97,9 @@ fn read_numbers(section: &Section<'_>, limits: &mut LimitSettings) {
             *place = number.value;
         }
     };
-    read("in_flight_max", &mut limits.in_flight_max, 1, 65_536);
     read("in_flight_per_uid_max", &mut limits.in_flight_per_uid_max, 1, 65_536);
-    read("opens_per_second_per_uid", &mut limits.opens_per_second_per_uid, 0, 1_000_000);
     read("handles_max", &mut limits.handles_max, 16, 1_048_576);
-    read("handles_per_uid_max", &mut limits.handles_per_uid_max, 16, 1_048_576);
-    read("handle_bytes_max", &mut limits.handle_bytes_max, 1_048_576, 17_179_869_184);
-    read("inodes_max", &mut limits.inodes_max, 1_000, 100_000_000);
     read("cache_bytes_max", &mut limits.cache_bytes_max, 0, 4_294_967_296);
-    read("value_bytes_max", &mut limits.value_bytes_max, 1, 1_048_576);
     read("refusals_max", &mut limits.refusals_max, 16, 1_048_576);
     read("refusals_per_uid_max", &mut limits.refusals_per_uid_max, 1, 65_536);
     read("callers_max", &mut limits.callers_max, 16, 1_048_576);
