@@ -39,12 +39,52 @@ pub(super) struct Adapter {
 }
 
 /// One reader of the device; all share an adapter.
-pub(super) struct Loop(pub(super) Arc<Adapter>);
+pub(super) struct Loop {
+    pub(super) adapter: Arc<Adapter>,
+    /// Whether it was added because the others were held up, and rests while they are not.
+    pub(super) is_relief: bool,
+}
 
 impl std::ops::Deref for Loop {
     type Target = Adapter;
     fn deref(&self) -> &Adapter {
-        &self.0
+        &self.adapter
+    }
+}
+
+impl Loop {
+    /// Runs one handler. A panic drops the handler's reply, which answers EIO, and goes no further.
+    pub(super) fn guard(&self, handler: impl FnOnce()) {
+        let busy = self.watch.begin();
+        if catch_unwind(AssertUnwindSafe(handler)).is_err() {
+            tracing::error!("a handler failed; its request was answered with EIO");
+        }
+        drop(busy);
+        if self.is_relief {
+            self.watch.rest();
+        }
+    }
+
+    /// The same for a request whose reply lies where the clock can answer it. Still there after a panic alone:
+    /// whoever answers or hands on takes it out.
+    fn guard_owed(&self, owed: Owed, handler: impl FnOnce(&Arc<Slot>)) {
+        let slot = self.watch.owe_here(owed);
+        self.guard(|| {
+            let unanswered = Unanswered(&slot);
+            handler(&slot);
+            drop(unanswered);
+        });
+    }
+}
+
+/// Answers EIO when it is dropped with the reply still owed.
+struct Unanswered<'a>(&'a Slot);
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if let Some(owed) = self.0.take() {
+            owed.error(Errno::EIO);
+        }
     }
 }
 
@@ -60,9 +100,11 @@ impl Adapter {
             .map_err(|_| self.tree.gate().note_self_access(request.uid(), request.gid()))
     }
 
+    /// Whether the notifier's process asks. It has one thread, so that another thread's number settles it: nothing
+    /// need be read of an ordinary caller.
     pub(super) fn is_notifier(&self, caller: &Caller<'_>) -> bool {
         let helper = self.notices.get().and_then(Weak::upgrade).and_then(|notices| notices.helper_pid());
-        helper.is_some() && caller.pid() == helper
+        helper == Some(caller.tid()) && caller.pid() == helper
     }
 
     /// The notifier's utime of an alias: nothing changes, and the kernel tells the inode's watchers.
@@ -84,14 +126,6 @@ impl Adapter {
     pub(super) fn acknowledge_swap(&self, request: &Request, from: INodeNo) -> bool {
         let is_notifier = self.identify(request).is_ok_and(|caller| self.is_notifier(&caller));
         is_notifier && Inode(from.0) == Inode::of_notices()
-    }
-
-    /// Runs one handler. A panic drops the handler's reply, which answers EIO, and goes no further.
-    pub(super) fn guard(&self, handler: impl FnOnce()) {
-        let _busy = self.watch.begin();
-        if catch_unwind(AssertUnwindSafe(handler)).is_err() {
-            tracing::error!("a handler failed; its request was answered with EIO");
-        }
     }
 
     /// Answers a refused lookup, at once or, for who asks too often, a little later.
@@ -271,12 +305,7 @@ impl Filesystem for Loop {
         if flags.acc_mode() != OpenAccMode::O_RDONLY {
             return reply.error(Errno::EROFS);
         }
-        let slot = self.watch.owe_here(Owed::Open(reply));
-        self.guard(|| self.begin_open(request, Inode(inode.0), &slot));
-        // Still there after a panic alone: whoever answers or hands on takes it out.
-        if let Some(Owed::Open(reply)) = slot.take() {
-            reply.error(Errno::EIO);
-        }
+        self.guard_owed(Owed::Open(reply), |slot| self.begin_open(request, Inode(inode.0), slot));
     }
 
     fn read(
@@ -290,12 +319,8 @@ impl Filesystem for Loop {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let slot = self.watch.owe_here(Owed::Read(reply));
         let at = ReadAt { inode: Inode(inode.0), handle: handle.0, offset, size_bytes: size };
-        self.guard(|| self.begin_read(request, at, &slot));
-        if let Some(Owed::Read(reply)) = slot.take() {
-            reply.error(Errno::EIO);
-        }
+        self.guard_owed(Owed::Read(reply), |slot| self.begin_read(request, at, slot));
     }
 
     fn release(
@@ -308,8 +333,10 @@ impl Filesystem for Loop {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.guard(|| self.tree.close(handle.0));
-        reply.ok();
+        self.guard(|| {
+            self.tree.close(handle.0);
+            reply.ok();
+        });
     }
 
     fn opendir(&self, request: &Request, inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -355,8 +382,10 @@ impl Filesystem for Loop {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.directories.close(handle.0);
-        reply.ok();
+        self.guard(|| {
+            self.directories.close(handle.0);
+            reply.ok();
+        });
     }
 
     fn statfs(&self, request: &Request, inode: INodeNo, reply: ReplyStatfs) {

@@ -119,7 +119,7 @@ impl Session {
         let adding = Arc::downgrade(&loops);
         watch.when_all_are_stuck(Box::new(move || {
             if let Some(loops) = adding.upgrade()
-                && let Err(error) = loops.add()
+                && let Err(error) = loops.relieve()
             {
                 tracing::warn!(%error, "no further reader of the FUSE device could be started");
             }

@@ -21,7 +21,7 @@ pub(super) enum Owed {
 }
 
 impl Owed {
-    fn error(self, errno: Errno) {
+    pub(super) fn error(self, errno: Errno) {
         match self {
             Self::Open(reply) => reply.error(errno),
             Self::Read(reply) => reply.error(errno),
@@ -35,13 +35,20 @@ pub(super) struct Slot {
     owed: Mutex<Option<(Instant, Owed)>>,
     /// Microseconds since the watch began; 0 while the thread waits for the kernel.
     busy_since_us: AtomicU64,
+    /// Whether the thread takes no requests, because others can.
+    rests: AtomicBool,
     /// The loop thread, for `/proc/self/task`; `None` for a request that was handed on.
     thread: Option<u32>,
 }
 
 impl Slot {
     fn of_thread(thread: Option<u32>) -> Arc<Self> {
-        Arc::new(Self { owed: Mutex::default(), busy_since_us: AtomicU64::new(0), thread })
+        Arc::new(Self {
+            owed: Mutex::default(),
+            busy_since_us: AtomicU64::new(0),
+            rests: AtomicBool::new(false),
+            thread,
+        })
     }
 
     /// Takes the reply out; `None` if the clock has answered already.
@@ -61,6 +68,10 @@ impl Drop for Busy {
 
 /// How long every loop thread must be held up before another is added.
 const STUCK: Duration = Duration::from_millis(4);
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}
 
 /// How often the slots are looked at while there is work.
 const TICK: Duration = Duration::from_millis(5);
@@ -84,6 +95,9 @@ pub(super) struct Watch {
     begun_count: AtomicU64,
     /// Adds a loop thread.
     add_loop: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// Guards how many resting loop threads are called to work.
+    called: Mutex<usize>,
+    calls: Condvar,
     epoch: Instant,
     /// Whether the watch thread sleeps until it is woken.
     sleeps: AtomicBool,
@@ -110,6 +124,8 @@ impl Watch {
             slots: Mutex::default(),
             begun_count: AtomicU64::new(0),
             add_loop: OnceLock::new(),
+            called: Mutex::default(),
+            calls: Condvar::new(),
             epoch: Instant::now(),
             sleeps: AtomicBool::new(false),
             sleep: Mutex::default(),
@@ -127,6 +143,43 @@ impl Watch {
     pub(super) fn end(&self) {
         self.ends.store(true, Ordering::Release);
         self.rouse();
+        self.let_go();
+    }
+
+    /// Calls every resting loop thread, which then hears from the kernel that the session is over.
+    pub(super) fn let_go(&self) {
+        *self.called.lock() = usize::MAX;
+        self.calls.notify_all();
+    }
+
+    /// Has this thread, which was added to relieve others, take no further request until all are held up again.
+    ///
+    /// Two readers of one device cost more than one: the RELEASE of one file and the LOOKUP of the next wake both.
+    /// So a reader that is not needed stays away from the device instead of waiting at it.
+    pub(super) fn rest(&self) {
+        let own = self.own_slot();
+        let (now, stuck) = (self.now_us(), micros(STUCK));
+        let is_needed = !self.slots.lock().iter().any(|slot| {
+            let since = slot.busy_since_us.load(Ordering::Acquire);
+            let is_working = slot.thread.is_some() && !slot.rests.load(Ordering::Acquire);
+            is_working && !Arc::ptr_eq(slot, &own) && (since == 0 || now.saturating_sub(since) <= stuck)
+        });
+        if is_needed {
+            return;
+        }
+        let mut called = self.called.lock();
+        own.rests.store(true, Ordering::Release);
+        while *called == 0 {
+            self.calls.wait(&mut called);
+        }
+        own.rests.store(false, Ordering::Release);
+        if *called != usize::MAX {
+            *called -= 1;
+        }
+    }
+
+    fn now_us(&self) -> u64 {
+        micros(self.epoch.elapsed())
     }
 
     /// Has `add_loop` called whenever all loop threads are held up.
@@ -137,8 +190,7 @@ impl Watch {
     /// Notes that this thread is at work, until what is returned is dropped.
     pub(super) fn begin(&self) -> Busy {
         let slot = self.own_slot();
-        let since = u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX).max(1);
-        slot.busy_since_us.store(since, Ordering::Release);
+        slot.busy_since_us.store(self.now_us().max(1), Ordering::Release);
         self.begun_count.fetch_add(1, Ordering::Relaxed);
         if self.sleeps.load(Ordering::Acquire) {
             self.rouse();
@@ -215,18 +267,27 @@ impl Watch {
         self.sleeps.store(false, Ordering::SeqCst);
     }
 
-    /// Adds a loop thread where every one is held up. One that merely waits for a CPU is not.
+    /// Calls a resting loop thread, or adds one, where every other is held up. One that merely waits for a CPU is
+    /// not held up.
     fn relieve(&self) {
-        let now = u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let stuck = u64::try_from(STUCK.as_micros()).unwrap_or(u64::MAX);
+        let (now, stuck) = (self.now_us(), micros(STUCK));
         let slots: Vec<_> = self.slots.lock().clone();
-        let mut loops = slots.iter().filter_map(|slot| Some((slot, slot.thread?))).peekable();
-        let all_stuck = loops.peek().is_some()
-            && loops.all(|(slot, thread)| {
+        let (resting, working): (Vec<_>, Vec<_>) = slots
+            .iter()
+            .filter_map(|slot| Some((slot, slot.thread?)))
+            .partition(|(slot, _)| slot.rests.load(Ordering::Acquire));
+        let all_stuck = !working.is_empty()
+            && working.iter().all(|(slot, thread)| {
                 let since = slot.busy_since_us.load(Ordering::Acquire);
-                since != 0 && now.saturating_sub(since) > stuck && !process::is_own_thread_running(thread)
+                since != 0 && now.saturating_sub(since) > stuck && !process::is_own_thread_running(*thread)
             });
-        if all_stuck && let Some(add_loop) = self.add_loop.get() {
+        if !all_stuck {
+            return;
+        }
+        if !resting.is_empty() {
+            *self.called.lock() = 1;
+            self.calls.notify_one();
+        } else if let Some(add_loop) = self.add_loop.get() {
             add_loop();
         }
     }
