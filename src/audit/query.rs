@@ -10,7 +10,7 @@ use memchr::memmem::{self, Finder};
 use super::files::{
     LINE_BYTES_MAX, Part, line_at, next_line_start, part_at, parts, read_up_to, rotated_numbers, rotated_path,
 };
-use super::record::{code, number, text};
+use super::record::{word, number, text};
 use crate::model::{Operation, Outcome, UnixTime, Version};
 
 /// Which records are wanted: all that hold for every part that is given.
@@ -195,10 +195,10 @@ impl Search {
             wish(&|line| text(line, "field", Some(field)), false);
         }
         if let Some(outcome) = &filter.outcome {
-            wish(&|line| code(line, "outcome", outcome), false);
+            wish(&|line| word(line, "outcome", outcome.as_str()), false);
         }
         if let Some(operation) = &filter.operation {
-            wish(&|line| code(line, "op", operation), false);
+            wish(&|line| word(line, "op", operation.as_str()), false);
         }
         let mut wishes = wishes.into_iter();
         Self {

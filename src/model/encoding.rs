@@ -10,7 +10,8 @@ use std::fmt::Write as _;
 /// The file name of `name`, where nothing else in the directory has that name.
 #[must_use]
 pub fn encode_name(name: &str) -> Cow<'_, str> {
-    let plain = name != "." && name != ".." && !name.chars().any(needs_encoding);
+    let is_simple = is_printable_ascii(name) && !name.bytes().any(|byte| byte == b'%' || byte == b'/');
+    let plain = name != "." && name != ".." && (is_simple || !name.chars().any(needs_encoding));
     if plain { Cow::Borrowed(name) } else { Cow::Owned(encode(name, name == "." || name == "..")) }
 }
 
@@ -41,6 +42,11 @@ pub fn decode_name(file_name: &str) -> Option<Cow<'_, str>> {
     let name = String::from_utf8(bytes).ok()?;
     let canonical = encode_name(&name) == file_name || encode_name_apart(&name) == file_name;
     canonical.then_some(Cow::Owned(name))
+}
+
+/// Whether every byte is a printable character of ASCII: most names are, and then bytes tell what characters would.
+pub(super) fn is_printable_ascii(name: &str) -> bool {
+    name.bytes().all(|byte| (0x20..0x7F).contains(&byte))
 }
 
 fn needs_encoding(character: char) -> bool {

@@ -1,10 +1,12 @@
 //! Names of secrets and fields: what a store may hold, checked once, at the border.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::encode_name;
+use super::encoding::is_printable_ascii;
 
 /// Longest component of a path, in bytes: `NAME_MAX` of Linux (`include/uapi/linux/limits.h`).
 pub const NAME_BYTES_MAX: usize = 255;
@@ -58,7 +60,7 @@ fn check_component(name: &str) -> Result<(), NameFault> {
     if name == "." || name == ".." {
         return Err(NameFault::Dots);
     }
-    if name.chars().any(char::is_control) {
+    if !is_printable_ascii(name) && name.chars().any(char::is_control) {
         return Err(NameFault::Control);
     }
     if encode_name(name).len() > NAME_BYTES_MAX {
@@ -67,10 +69,11 @@ fn check_component(name: &str) -> Result<(), NameFault> {
     Ok(())
 }
 
-/// The path of a secret in the tree, such as `prod/orders/db`: one or more names joined by single slashes.
+/// The path of a secret in the tree, such as `prod/orders/db`: one or more names joined by single slashes. A clone
+/// shares the text.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct SecretPath(Box<str>);
+pub struct SecretPath(Arc<str>);
 
 impl SecretPath {
     /// Checks `text` as a path that someone typed.
@@ -118,7 +121,7 @@ impl TryFrom<String> for SecretPath {
 
 impl From<SecretPath> for String {
     fn from(path: SecretPath) -> Self {
-        path.0.into()
+        path.as_str().to_owned()
     }
 }
 
@@ -134,10 +137,10 @@ impl fmt::Debug for SecretPath {
     }
 }
 
-/// The name of one value of a secret.
+/// The name of one value of a secret. A clone shares the text.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct FieldName(Box<str>);
+pub struct FieldName(Arc<str>);
 
 impl FieldName {
     /// Checks `text` as a field that someone typed: one file name that the tree does not use itself.
@@ -186,7 +189,7 @@ impl TryFrom<String> for FieldName {
 
 impl From<FieldName> for String {
     fn from(name: FieldName) -> Self {
-        name.0.into()
+        name.as_str().to_owned()
     }
 }
 

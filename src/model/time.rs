@@ -37,14 +37,14 @@ impl UnixTime {
     /// RFC 3339 in UTC with microseconds, such as `2026-11-23T21:45:00.000000Z`.
     #[must_use]
     pub fn rfc3339(self) -> String {
-        let mut text = String::with_capacity(27);
-        self.write_rfc3339(&mut text);
-        text
+        let mut text = Vec::with_capacity(27);
+        self.append_rfc3339(&mut text);
+        String::from_utf8(text).unwrap_or_default()
     }
 
-    /// Appends what [`Self::rfc3339`] returns.
-    pub fn write_rfc3339(self, out: &mut String) {
-        use std::fmt::Write as _;
+    /// Appends what [`Self::rfc3339`] returns. Years before 0 and after 9999, which RFC 3339 has no form for, are
+    /// written as those.
+    pub fn append_rfc3339(self, out: &mut Vec<u8>) {
         // Days to civil date: H. Hinnant, "chrono-Compatible Low-Level Date Algorithms", days_from_civil's inverse.
         let seconds = self.0.div_euclid(1_000_000);
         let micros = self.0.rem_euclid(1_000_000);
@@ -58,10 +58,24 @@ impl UnixTime {
         let month_shifted = (5 * day_of_year + 2) / 153;
         let day = day_of_year - (153 * month_shifted + 2) / 5 + 1;
         let month = if month_shifted < 10 { month_shifted + 3 } else { month_shifted - 9 };
-        let year = year_of_era + era * 400 + i64::from(month <= 2);
+        let year = (year_of_era + era * 400 + i64::from(month <= 2)).clamp(0, 9_999);
         let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-        write!(out, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
-            .unwrap_or_else(|_| unreachable!("writing to a String cannot fail"));
+        for (number, digits, after) in [
+            (year, 4, b'-'),
+            (month, 2, b'-'),
+            (day, 2, b'T'),
+            (hour, 2, b':'),
+            (minute, 2, b':'),
+            (second, 2, b'.'),
+            (micros, 6, b'Z'),
+        ] {
+            let mut power = 10_i64.pow(digits - 1);
+            while power > 0 {
+                out.push(b'0' + (number / power % 10) as u8);
+                power /= 10;
+            }
+            out.push(after);
+        }
     }
 
     /// Reads an RFC 3339 time (any offset).
