@@ -332,7 +332,7 @@ fn a_bind_mount_over_an_allowed_path_fools_the_link_text_and_nothing_else() {
         let caller = identifier.identify(Asker { uid: 1000, gid: 1000, tid: subject.id() }).unwrap();
         assert_eq!(caller.runs(&allowed), Ok(false));
         let described = caller.describe().exe.unwrap();
-        assert_eq!(Path::new(&described.path_unproven), allowed, "the text is what he made it");
+        assert_eq!(Path::new(&*described.path_unproven), allowed, "the text is what he made it");
         assert_eq!(described.inode, fs::metadata(&own).unwrap().ino());
     });
 }

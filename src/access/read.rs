@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use crate::audit::{Entry, NotRecorded, Receipt};
@@ -119,17 +118,22 @@ struct Permitted {
     wanted: Wanted,
     login: Login,
     begun: Instant,
-    _in_flight: super::limits::InFlight,
 }
 
 impl Gate {
-    /// Asks for a value on behalf of `caller`.
+    /// Asks for a value on behalf of `caller`. What the store has at hand is released at once.
     #[must_use]
     pub fn open(self: &Arc<Self>, caller: &Caller<'_>, target: Target, reader: Reader) -> Opening {
-        let begun = Instant::now();
-        match self.permit(caller, target, reader, begun) {
-            Ok(permitted) => self.begin(permitted),
-            Err(refusal) => Opening::Refused(refusal),
+        let permitted = match self.permit(caller, target, reader, Instant::now()) {
+            Ok(permitted) => permitted,
+            Err(refusal) => return Opening::Refused(refusal),
+        };
+        match permitted.store.fetch_at_hand(&permitted.login, &permitted.wanted) {
+            Some(fetched) => match self.release(&permitted, fetched) {
+                Ok(released) => Opening::Released(released),
+                Err(refusal) => Opening::Refused(refusal),
+            },
+            None => self.begin_fetch(permitted),
         }
     }
 
@@ -145,15 +149,14 @@ impl Gate {
         let person = caller.describe();
         let checked = permit.and_then(|permit| {
             check_state(&target)?;
-            let in_flight = self.limits.begin_fetch(person.uid)?;
             if let Some(limit) = permit.limit() {
                 self.limits.take_read(permit.rule(), person.uid, limit, begun)?;
             }
-            Ok((permit, in_flight))
+            let place = self.places.place(&target.secret).ok_or(Refusal::new(Outcome::Hidden, Reason::NotFound))?;
+            Ok((permit, place))
         });
-        let place = self.places.place(&target.secret);
-        match (checked, place) {
-            (Ok((permit, in_flight)), Some(place)) => {
+        match checked {
+            Ok((permit, place)) => {
                 let wanted = Wanted {
                     secret: place.path.into_owned(),
                     version: target.version,
@@ -161,25 +164,9 @@ impl Gate {
                 };
                 let login = self.login_for(&permit, place.store.as_ref());
                 let store = Arc::clone(place.store);
-                Ok(Permitted {
-                    permit,
-                    target,
-                    reader,
-                    person,
-                    store,
-                    wanted,
-                    login,
-                    begun,
-                    _in_flight: in_flight,
-                })
+                Ok(Permitted { permit, target, reader, person, store, wanted, login, begun })
             }
-            (Ok(_), None) => Err(self.record_refusal(
-                &target,
-                reader,
-                &person,
-                Refusal::new(Outcome::Hidden, Reason::NotFound),
-            )),
-            (Err(refusal), _) => Err(self.record_refusal(&target, reader, &person, refusal)),
+            Err(refusal) => Err(self.record_refusal(&target, reader, &person, refusal)),
         }
     }
 
@@ -202,35 +189,41 @@ impl Gate {
         if has_own { Login::of_identity(permit.identity()) } else { Login::machine() }
     }
 
-    /// Asks the store once without waiting: what it has at hand is released at once.
-    fn begin(self: &Arc<Self>, permitted: Permitted) -> Opening {
+    /// Asks the store for what it has not at hand, unless the reader has too much under way.
+    fn begin_fetch(self: &Arc<Self>, permitted: Permitted) -> Opening {
+        let in_flight = match self.limits.begin_fetch(permitted.person.uid) {
+            Ok(in_flight) => in_flight,
+            Err(refusal) => return Opening::Refused(self.refuse(&permitted, refusal)),
+        };
         let gate = Arc::clone(self);
-        let mut releasing: Releasing = Box::pin(async move { gate.fetch_and_release(permitted).await });
-        match releasing.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(released)) => Opening::Released(released),
-            Poll::Ready(Err(refusal)) => Opening::Refused(refusal),
-            Poll::Pending => Opening::Waiting(releasing),
+        Opening::Waiting(Box::pin(async move {
+            let _in_flight = in_flight;
+            let left = gate.limits.limits().request_deadline.saturating_sub(permitted.begun.elapsed());
+            let fetching = permitted.store.fetch(&permitted.login, &permitted.wanted);
+            let fetched = tokio::time::timeout(left, fetching).await.unwrap_or(Err(StoreFault::Timeout));
+            gate.release(&permitted, fetched)
+        }))
+    }
+
+    fn release(
+        &self,
+        permitted: &Permitted,
+        fetched: Result<Fetched, StoreFault>,
+    ) -> Result<Released, Refusal> {
+        match fetched {
+            Ok(fetched) => {
+                let receipt = self.record_release(permitted, &fetched)?;
+                Ok(Released { value: fetched.value, receipt, standing: permitted.target.standing })
+            }
+            Err(fault) => {
+                tracing::warn!(store = permitted.store.name(), secret = %permitted.target.secret, %fault, "fetch failed");
+                Err(self.refuse(permitted, Refusal::from(&fault)))
+            }
         }
     }
 
-    async fn fetch_and_release(&self, permitted: Permitted) -> Result<Released, Refusal> {
-        let deadline = self.limits.limits().request_deadline;
-        let fetching = permitted.store.fetch(&permitted.login, &permitted.wanted);
-        let fetched = match within(deadline, permitted.begun, fetching).await {
-            Ok(fetched) => fetched,
-            Err(fault) => {
-                tracing::warn!(store = permitted.store.name(), secret = %permitted.target.secret, %fault, "fetch failed");
-                let refusal = Refusal::from(&fault);
-                return Err(self.record_refusal(
-                    &permitted.target,
-                    permitted.reader,
-                    &permitted.person,
-                    refusal,
-                ));
-            }
-        };
-        let receipt = self.record_release(&permitted, &fetched)?;
-        Ok(Released { value: fetched.value, receipt, standing: permitted.target.standing })
+    fn refuse(&self, permitted: &Permitted, refusal: Refusal) -> Refusal {
+        self.record_refusal(&permitted.target, permitted.reader, &permitted.person, refusal)
     }
 
     fn record_release(&self, permitted: &Permitted, fetched: &Fetched) -> Result<Receipt, NotRecorded> {
@@ -381,28 +374,4 @@ pub(super) fn check_state(target: &Target) -> Result<(), Refusal> {
         Some(State::Destroyed) => Err(Outcome::Destroyed.into()),
         Some(State::Deleted) | None => Err(Refusal::new(Outcome::Hidden, Reason::NotFound)),
     }
-}
-
-/// Waits for a fetch until `deadline` after `begun`. An answer at hand needs no clock and no runtime.
-async fn within(
-    deadline: Duration,
-    begun: Instant,
-    mut fetching: Pin<Box<dyn Future<Output = Result<Fetched, StoreFault>> + Send + '_>>,
-) -> Result<Fetched, StoreFault> {
-    let at_hand = std::future::poll_fn(|context| match fetching.as_mut().poll(context) {
-        Poll::Ready(answer) => Poll::Ready(Some(answer)),
-        Poll::Pending => Poll::Ready(None),
-    });
-    if let Some(answer) = at_hand.await {
-        return answer;
-    }
-    // The first poll may have been made with a waker that wakes nobody: yield, so that the next is made by the
-    // runtime that runs this to its end.
-    let mut yielded = false;
-    std::future::poll_fn(
-        |_| if std::mem::replace(&mut yielded, true) { Poll::Ready(()) } else { Poll::Pending },
-    )
-    .await;
-    let left = deadline.saturating_sub(begun.elapsed());
-    tokio::time::timeout(left, fetching).await.unwrap_or(Err(StoreFault::Timeout))
 }

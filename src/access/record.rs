@@ -17,7 +17,7 @@ pub(super) fn who(person: &Described) -> Who<'_> {
         tid: person.tid,
         unit: person.unit.as_deref(),
         container: person.container.as_deref(),
-        exe: person.exe.as_ref().map(|exe| exe.path_unproven.as_str()),
+        exe: person.exe.as_ref().map(|exe| &*exe.path_unproven),
         exe_id: person.exe.as_ref().map(|exe| (exe.device, exe.inode)),
         exe_sha256: person.exe_sha256,
         login_uid: person.login_uid,

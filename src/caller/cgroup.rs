@@ -1,6 +1,8 @@
 //! What a cgroup path says: systemd unit and container. Only the part that root laid down counts; behind the first
 //! unit a user may make any name he likes.
 
+use std::sync::Arc;
+
 use crate::model::Unknown;
 
 /// Kinds of unit that have processes (`systemd.unit(5)`); slices only hold other units.
@@ -13,8 +15,8 @@ const UNIT_BYTES_MAX: usize = 255;
 /// Where in the cgroup tree a process is, in the words of policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
-    pub(super) unit: Option<String>,
-    pub(super) container: Option<String>,
+    pub(super) unit: Option<Arc<str>>,
+    pub(super) container: Option<Arc<str>>,
 }
 
 impl Place {
@@ -42,7 +44,7 @@ impl Place {
             None if depth == 0 => container_of_tree(first, below),
             None => None,
         };
-        Ok(Self { unit: unit.map(str::to_owned), container })
+        Ok(Self { unit: unit.map(Arc::from), container: container.map(Arc::from) })
     }
 }
 
@@ -119,7 +121,7 @@ mod tests {
 
     fn place(path: &str) -> (Option<String>, Option<String>) {
         let place = Place::of(path.replace("HEX", HEX).as_bytes()).unwrap();
-        (place.unit, place.container)
+        (place.unit.map(|unit| unit.to_string()), place.container.map(|container| container.to_string()))
     }
 
     #[test]

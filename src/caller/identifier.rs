@@ -12,7 +12,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::cgroup::Place;
-use super::executable::Executables;
+use super::executable::{ExecutableFacts, Executables};
 use super::person::{Caller, Known};
 use super::watched::Watched;
 use super::{Asker, SelfAccess, proc_text};
@@ -66,6 +66,27 @@ pub(super) struct Thread {
     pub(super) pidfd: PidFd,
     /// The inode number of the process's (not the thread's) pidfd.
     process_inode: u64,
+    /// Guards the text of the executable's link, and the file it was the text for.
+    executable_text: Mutex<Option<(ExecutableFacts, Arc<str>)>>,
+}
+
+impl Thread {
+    /// The text of the executable's link, read anew when the thread runs another file or the file changed.
+    pub(super) fn executable_text(
+        &self,
+        facts: &ExecutableFacts,
+        read: impl FnOnce() -> Arc<str>,
+    ) -> Arc<str> {
+        let mut kept = self.executable_text.lock();
+        match &*kept {
+            Some((of, text)) if of == facts => Arc::clone(text),
+            _ => {
+                let text = read();
+                *kept = Some((*facts, Arc::clone(&text)));
+                text
+            }
+        }
+    }
 }
 
 /// Tells who asks. One for the daemon.
@@ -133,12 +154,14 @@ impl Identifier {
     /// # Errors
     /// [`SelfAccess`] when the asker is a thread of this process.
     pub fn identify(&self, asker: Asker) -> Result<Caller<'_>, SelfAccess> {
-        if self.mode == Mode::Pidfd && self.threads.lock().contains(&asker.tid) {
+        if self.mode == Mode::Pidfd
+            && let Some(kept) = self.threads.lock().get(&asker.tid)
+        {
             // Only foreign threads are kept. That a thread of our own has taken the number since is noticed as soon
             // as any fact is asked for, and harms no more than our own wait.
-            return Ok(Caller::unread(self, asker));
+            return Ok(Caller::unread(self, asker, Arc::clone(kept)));
         }
-        let known = self.know(asker.tid);
+        let known = self.know(asker.tid, None);
         if known.as_ref().is_some_and(|known| known.tgid() == self.own_pid) {
             self.threads.lock().pop(&asker.tid);
             return Err(SelfAccess);
@@ -162,7 +185,7 @@ impl Identifier {
         if pid == self.own_pid {
             return Err(SelfAccess);
         }
-        let known = self.know(pid).filter(|known| {
+        let known = self.know(pid, None).filter(|known| {
             let (euid, egid) = known.effective();
             let same_process = match (known, pidfd) {
                 (_, None) => true,
@@ -177,13 +200,14 @@ impl Identifier {
         Ok(Caller::new(self, Asker { uid, gid, tid: pid }, known))
     }
 
-    pub(super) fn know(&self, tid: u32) -> Option<Known> {
+    /// What is known of a thread; `kept` is what was kept of it, where the caller of this has that at hand.
+    pub(super) fn know(&self, tid: u32, kept: Option<&Arc<Thread>>) -> Option<Known> {
         if tid == 0 {
             return None;
         }
         match self.mode {
             Mode::Pidfd => {
-                let (thread, info) = self.thread(tid)?;
+                let (thread, info) = self.thread(tid, kept)?;
                 let mark = thread.process_inode;
                 Some(Known::Kept { thread, info, mark })
             }
@@ -196,8 +220,8 @@ impl Identifier {
     }
 
     /// The thread's kept pidfd, proven to be of a living thread by the ioctl that also says who it is.
-    fn thread(&self, tid: u32) -> Option<(Arc<Thread>, ThreadInfo)> {
-        let kept = self.threads.lock().get(&tid).cloned();
+    fn thread(&self, tid: u32, kept: Option<&Arc<Thread>>) -> Option<(Arc<Thread>, ThreadInfo)> {
+        let kept = kept.cloned().or_else(|| self.threads.lock().get(&tid).cloned());
         if let Some(thread) = kept
             && let Ok(info) = thread.pidfd.info()
             && info.tid == tid
@@ -224,7 +248,7 @@ impl Identifier {
             pidfd.info().ok().filter(|again| again.tgid == info.tgid)?;
             inode
         };
-        Some((Arc::new(Thread { pidfd, process_inode }), info))
+        Some((Arc::new(Thread { pidfd, process_inode, executable_text: Mutex::default() }), info))
     }
 
     /// Opens a pidfd, giving up kept ones when descriptors run out: identity comes before speed.
@@ -321,14 +345,14 @@ mod tests {
         let mut children: Vec<_> =
             (0..4).map(|_| std::process::Command::new("sleep").arg("60").spawn().unwrap()).collect();
         for child in &children {
-            assert!(identifier.know(child.id()).is_some());
+            assert!(identifier.know(child.id(), None).is_some());
         }
         assert_eq!(identifier.threads.lock().len(), 2);
         for child in &mut children {
             child.kill().unwrap();
             child.wait().unwrap();
         }
-        assert!(identifier.know(children[3].id()).is_none());
+        assert!(identifier.know(children[3].id(), None).is_none());
         assert_eq!(identifier.threads.lock().len(), 1, "a dead thread's descriptor is given back");
     }
 }

@@ -1,7 +1,8 @@
 //! One caller during one unanswered request: facts read when first asked for, and then kept the same.
 
+use std::cell::OnceCell;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -41,13 +42,15 @@ impl Known {
     }
 }
 
-type Fact<T> = OnceLock<Result<T, Unknown>>;
+type Fact<T> = OnceCell<Result<T, Unknown>>;
 
 /// Who asks. Lives no longer than the request is unanswered.
 pub struct Caller<'a> {
     identifier: &'a Identifier,
     asker: Asker,
-    known: OnceLock<Option<Known>>,
+    /// The thread as it was kept from an earlier request: whoever has its number now must prove to be it.
+    kept: Option<Arc<Thread>>,
+    known: OnceCell<Option<Known>>,
     directory: Fact<Arc<ProcDirectory>>,
     groups: Fact<Vec<u32>>,
     place: Fact<Arc<Place>>,
@@ -69,9 +72,9 @@ pub struct Described {
     /// Thread.
     pub tid: Option<u32>,
     /// systemd unit.
-    pub unit: Option<String>,
+    pub unit: Option<Arc<str>>,
     /// Container id.
-    pub container: Option<String>,
+    pub container: Option<Arc<str>>,
     /// The file it runs.
     pub exe: Option<Executable>,
     /// That file's digest.
@@ -83,28 +86,39 @@ pub struct Described {
 }
 
 impl<'a> Caller<'a> {
+    /// A caller of whom `known` was read for this request.
     pub(super) fn new(identifier: &'a Identifier, asker: Asker, known: Option<Known>) -> Self {
+        Self::made(identifier, asker, None, OnceCell::from(known))
+    }
+
+    /// A caller of whom nothing has been read for this request, but whose thread asked before.
+    pub(super) fn unread(identifier: &'a Identifier, asker: Asker, kept: Arc<Thread>) -> Self {
+        Self::made(identifier, asker, Some(kept), OnceCell::new())
+    }
+
+    const fn made(
+        identifier: &'a Identifier,
+        asker: Asker,
+        kept: Option<Arc<Thread>>,
+        known: OnceCell<Option<Known>>,
+    ) -> Self {
         Self {
             identifier,
             asker,
-            known: OnceLock::from(known),
-            directory: OnceLock::new(),
-            groups: OnceLock::new(),
-            place: OnceLock::new(),
-            executable: OnceLock::new(),
-            digest: OnceLock::new(),
-            session: OnceLock::new(),
-            start_ticks: OnceLock::new(),
+            kept,
+            known,
+            directory: OnceCell::new(),
+            groups: OnceCell::new(),
+            place: OnceCell::new(),
+            executable: OnceCell::new(),
+            digest: OnceCell::new(),
+            session: OnceCell::new(),
+            start_ticks: OnceCell::new(),
         }
     }
 
-    /// A caller of whom nothing has been read for this request.
-    pub(super) fn unread(identifier: &'a Identifier, asker: Asker) -> Self {
-        Self { known: OnceLock::new(), ..Self::new(identifier, asker, None) }
-    }
-
     fn at_hand(&self) -> Option<&Known> {
-        self.known.get_or_init(|| self.identifier.know(self.asker.tid)).as_ref()
+        self.known.get_or_init(|| self.identifier.know(self.asker.tid, self.kept.as_ref())).as_ref()
     }
 
     /// The thread that asks; 0 when it lives in a foreign pid namespace.
@@ -186,15 +200,23 @@ impl<'a> Caller<'a> {
             exe: executable.map(|facts| Executable {
                 device: facts.device,
                 inode: facts.inode,
-                path_unproven: self
-                    .identifier
-                    .executables
-                    .path_unproven_of(self.asker.tid)
-                    .unwrap_or_default(),
+                path_unproven: self.executable_text(facts),
             }),
             exe_sha256: self.digest.get().and_then(|digest| digest.ok()),
             login_uid: session.login_uid,
             session: session.id,
+        }
+    }
+
+    /// The text for people. It changes only with the file's names, which its time of change would tell.
+    fn executable_text(&self, facts: &ExecutableFacts) -> Arc<str> {
+        let read = || {
+            let text = self.identifier.executables.path_unproven_of(self.asker.tid);
+            Arc::from(text.unwrap_or_default())
+        };
+        match self.at_hand() {
+            Some(Known::Kept { thread, .. }) => thread.executable_text(facts, read),
+            _ => read(),
         }
     }
 

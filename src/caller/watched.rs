@@ -3,10 +3,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 
 use super::executable::ExecutableFacts;
+use crate::model::UnixTime;
 use crate::sys::process::{self, FileStatus, FileTime};
 
 /// What tells a file from every other one, also from a later file with a used inode number.
@@ -23,11 +25,31 @@ impl Identity {
     }
 }
 
-/// The registry: path → files seen there, the latest last. Bounded in both directions.
+/// How long a look at a path serves for a file that has not changed since. A change of its own names shows in its
+/// time of change; a directory above it that was renamed or mounted over shows in the next look.
+const LOOK_SERVES: Duration = Duration::from_secs(1);
+
+/// Whether a further change would show in the time of change: two within one tick of the kernel's clock (up to
+/// 10 ms) have the same.
+fn has_settled(status: &FileStatus) -> bool {
+    let now = UnixTime::from(SystemTime::now()).micros() / 1_000_000;
+    (status.changed.seconds + 1) < now
+}
+
+/// What was seen at one path.
+#[derive(Default)]
+struct Seen {
+    /// The latest last.
+    files: VecDeque<Identity>,
+    /// When there was last a file, and when that file had last changed.
+    looked: Option<(Instant, FileTime)>,
+}
+
+/// The registry: path → files seen there. Bounded in both directions.
 pub(super) struct Watched {
     paths_max: usize,
     seen_max: usize,
-    seen: Mutex<BTreeMap<PathBuf, VecDeque<Identity>>>,
+    seen: Mutex<BTreeMap<PathBuf, Seen>>,
 }
 
 impl Watched {
@@ -56,13 +78,25 @@ impl Watched {
     /// is gone, and a device number once its file system is.
     pub(super) fn allows(&self, path: &Path, facts: &ExecutableFacts) -> bool {
         let running = Identity { device: facts.device, inode: facts.inode, born: facts.born };
+        if self.was_just_there(path, &running, facts) {
+            return true;
+        }
         let Some(now) = self.look(path) else { return false };
         if running == now {
             return true;
         }
         running.born.is_some()
             && running.device == now.device
-            && self.seen.lock().get(path).is_some_and(|seen| seen.contains(&running))
+            && self.seen.lock().get(path).is_some_and(|seen| seen.files.contains(&running))
+    }
+
+    /// Whether the last look at `path` found this very file, and it has been neither renamed nor unlinked since.
+    fn was_just_there(&self, path: &Path, running: &Identity, facts: &ExecutableFacts) -> bool {
+        self.seen.lock().get(path).is_some_and(|seen| {
+            seen.looked.is_some_and(|(when, changed)| changed == facts.changed && when.elapsed() < LOOK_SERVES)
+                && running.born.is_some()
+                && seen.files.back() == Some(running)
+        })
     }
 
     fn look(&self, path: &Path) -> Option<Identity> {
@@ -73,16 +107,19 @@ impl Watched {
             if seen.len() >= self.paths_max {
                 return now;
             }
-            seen.insert(path.to_owned(), VecDeque::new());
+            seen.insert(path.to_owned(), Seen::default());
         }
-        if let (Some(now), Some(seen)) = (now, seen.get_mut(path))
-            && seen.back() != Some(&now)
-        {
-            seen.retain(|earlier| *earlier != now);
-            if seen.len() >= self.seen_max {
-                seen.pop_front();
+        if let Some(seen) = seen.get_mut(path) {
+            seen.looked = status.filter(has_settled).map(|status| (Instant::now(), status.changed));
+            if let Some(now) = now
+                && seen.files.back() != Some(&now)
+            {
+                seen.files.retain(|earlier| *earlier != now);
+                if seen.files.len() >= self.seen_max {
+                    seen.files.pop_front();
+                }
+                seen.files.push_back(now);
             }
-            seen.push_back(now);
         }
         now
     }
@@ -171,7 +208,7 @@ mod tests {
         let known = ExecutableFacts { inode: facts.inode + 2, ..facts };
         for earlier in [&unborn, &foreign, &known] {
             let identity = Identity { device: earlier.device, inode: earlier.inode, born: earlier.born };
-            watched.seen.lock().get_mut(&path).unwrap().push_front(identity);
+            watched.seen.lock().get_mut(&path).unwrap().files.push_front(identity);
         }
         assert!(!watched.allows(&path, &unborn), "its inode number may be a later file's");
         assert!(!watched.allows(&path, &foreign), "its device number may be a later file system's");

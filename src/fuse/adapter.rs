@@ -21,7 +21,7 @@ use super::directories::Directories;
 use super::loops::Introduction;
 use super::notices::Notices;
 use super::pace::Pace;
-use super::pending::{Owed, Slot, Watch};
+use super::pending::{Busy, Owed, Slot, Watch};
 use super::{errno, translate};
 
 /// The FUSE side of one mount.
@@ -55,7 +55,21 @@ impl std::ops::Deref for Loop {
 impl Loop {
     /// Runs one handler. A panic drops the handler's reply, which answers EIO, and goes no further.
     pub(super) fn guard(&self, handler: impl FnOnce()) {
-        let busy = self.watch.begin();
+        self.run(self.watch.begin(None), handler);
+    }
+
+    /// The same for a request whose reply lies where the clock can answer it.
+    fn guard_owed(&self, owed: Owed, handler: impl FnOnce(&Arc<Slot>)) {
+        let busy = self.watch.begin(Some(owed));
+        let slot = Arc::clone(busy.slot());
+        self.run(busy, || {
+            let unanswered = Unanswered(&slot);
+            handler(&slot);
+            drop(unanswered);
+        });
+    }
+
+    fn run(&self, busy: Busy, handler: impl FnOnce()) {
         if catch_unwind(AssertUnwindSafe(handler)).is_err() {
             tracing::error!("a handler failed; its request was answered with EIO");
         }
@@ -64,20 +78,10 @@ impl Loop {
             self.watch.rest();
         }
     }
-
-    /// The same for a request whose reply lies where the clock can answer it. Still there after a panic alone:
-    /// whoever answers or hands on takes it out.
-    fn guard_owed(&self, owed: Owed, handler: impl FnOnce(&Arc<Slot>)) {
-        let slot = self.watch.owe_here(owed);
-        self.guard(|| {
-            let unanswered = Unanswered(&slot);
-            handler(&slot);
-            drop(unanswered);
-        });
-    }
 }
 
-/// Answers EIO when it is dropped with the reply still owed.
+/// Answers EIO when it is dropped with the reply still owed, which only a panic leaves: whoever answers, or hands on,
+/// takes it out.
 struct Unanswered<'a>(&'a Slot);
 
 impl Drop for Unanswered<'_> {
@@ -144,11 +148,7 @@ impl Adapter {
 
     fn begin_open(&self, request: &Request, inode: Inode, slot: &Arc<Slot>) {
         let opened = match self.identify(request) {
-            // Only a cold fetch needs the runtime, but which open is cold is known inside.
-            Ok(caller) => {
-                let _runtime = self.runtime.enter();
-                self.tree.open(&caller, inode)
-            }
+            Ok(caller) => self.tree.open(&caller, inode),
             Err(refusal) => OpenFile::Done(Err(refusal)),
         };
         match opened {
@@ -167,10 +167,7 @@ impl Adapter {
 
     fn begin_read(&self, request: &Request, at: ReadAt, slot: &Arc<Slot>) {
         let reading = match self.identify(request) {
-            Ok(caller) => {
-                let _runtime = self.runtime.enter();
-                self.tree.read(&caller, at.inode, at.handle)
-            }
+            Ok(caller) => self.tree.read(&caller, at.inode, at.handle),
             Err(refusal) => Reading::Refused(refusal),
         };
         match reading {

@@ -31,8 +31,8 @@ impl Owed {
 
 /// A place for one owed reply; a loop thread's own also says since when the thread is at work.
 pub(super) struct Slot {
-    /// Guards the reply and since when it is owed.
-    owed: Mutex<Option<(Instant, Owed)>>,
+    /// Guards the reply and since when it is owed, in microseconds since the watch began.
+    owed: Mutex<Option<(u64, Owed)>>,
     /// Microseconds since the watch began; 0 while the thread waits for the kernel.
     busy_since_us: AtomicU64,
     /// Whether the thread takes no requests, because others can.
@@ -59,6 +59,13 @@ impl Slot {
 
 /// A loop thread at work, until it is dropped.
 pub(super) struct Busy(Arc<Slot>);
+
+impl Busy {
+    /// The thread's slot.
+    pub(super) fn slot(&self) -> &Arc<Slot> {
+        &self.0
+    }
+}
 
 impl Drop for Busy {
     fn drop(&mut self) {
@@ -187,10 +194,15 @@ impl Watch {
         let _ = self.add_loop.set(add_loop);
     }
 
-    /// Notes that this thread is at work, until what is returned is dropped.
-    pub(super) fn begin(&self) -> Busy {
+    /// Notes that this thread is at work, until what is returned is dropped, and puts the reply that it owes where the
+    /// clock can answer it: it answers or hands on before it takes its next request.
+    pub(super) fn begin(&self, owed: Option<Owed>) -> Busy {
         let slot = self.own_slot();
-        slot.busy_since_us.store(self.now_us().max(1), Ordering::Release);
+        let since = self.now_us().max(1);
+        slot.busy_since_us.store(since, Ordering::Release);
+        if let Some(owed) = owed {
+            *slot.owed.lock() = Some((since, owed));
+        }
         self.begun_count.fetch_add(1, Ordering::Relaxed);
         if self.sleeps.load(Ordering::Acquire) {
             self.rouse();
@@ -207,13 +219,6 @@ impl Watch {
                 slot
             }))
         })
-    }
-
-    /// Puts a reply into the slot of this thread, which answers it before it takes its next request.
-    pub(super) fn owe_here(&self, owed: Owed) -> Arc<Slot> {
-        let slot = self.own_slot();
-        *slot.owed.lock() = Some((Instant::now(), owed));
-        slot
     }
 
     /// Moves a reply from the slot of this thread into one of its own, since the request goes on elsewhere.
@@ -294,11 +299,12 @@ impl Watch {
 
     fn answer_overdue(&self) {
         let slots: Vec<_> = self.slots.lock().clone();
+        let now = self.now_us();
         let mut stuck = None;
         for slot in slots {
             let mut owed = slot.owed.lock();
             let Some((since, _)) = &*owed else { continue };
-            let waited = since.elapsed();
+            let waited = Duration::from_micros(now.saturating_sub(*since));
             let errno = if waited >= self.patience.request {
                 Errno::ETIMEDOUT
             } else if waited >= self.patience.audit && *stuck.get_or_insert_with(|| (self.sink_is_stuck)()) {

@@ -49,7 +49,7 @@ pub struct Executable {
     /// Inode number on that device.
     pub inode: u64,
     /// What `/proc/PID/exe` says. Any user can forge it with a mount namespace: for people, never for rules.
-    pub path_unproven: String,
+    pub path_unproven: std::sync::Arc<str>,
 }
 
 /// Login uid and audit session, as PAM set them at login; both absent for services.

@@ -1,6 +1,8 @@
 //! The one type that holds a value. It has no Debug, Clone, PartialEq or Serialize, lies in locked memory that no
 //! core dump holds, and is wiped when dropped.
 
+use std::sync::Arc;
+
 use secrecy::{ExposeSecret, SecretBox};
 
 use crate::sys::memory::LockedBytes;
@@ -9,7 +11,7 @@ use crate::sys::memory::LockedBytes;
 pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
 
 /// A value, or part of one.
-pub struct SecretBytes(SecretBox<LockedBytes>);
+pub struct SecretBytes(Arc<SecretBox<LockedBytes>>);
 
 /// The value is larger than the limit that was set for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -24,7 +26,7 @@ impl SecretBytes {
     pub fn filled_by<E>(length: usize, fill: impl FnOnce(&mut [u8]) -> Result<(), E>) -> Result<Self, E> {
         let mut bytes = LockedBytes::zeroed(length);
         fill(bytes.as_mut_slice())?;
-        Ok(Self(SecretBox::new(Box::new(bytes))))
+        Ok(Self::locked(bytes))
     }
 
     /// Takes `bytes` over and wipes where they came from.
@@ -33,7 +35,7 @@ impl SecretBytes {
         let mut locked = LockedBytes::zeroed(bytes.len());
         locked.as_mut_slice().copy_from_slice(bytes);
         zeroize::Zeroize::zeroize(bytes);
-        Self(SecretBox::new(Box::new(locked)))
+        Self::locked(locked)
     }
 
     /// Reads to the end of `source`, without a copy in ordinary memory.
@@ -67,7 +69,7 @@ impl SecretBytes {
         }
         let mut exact = LockedBytes::zeroed(length);
         exact.as_mut_slice().copy_from_slice(&held.as_slice()[..length]);
-        Ok(Self(SecretBox::new(Box::new(exact))))
+        Ok(Self::locked(exact))
     }
 
     /// Its length, in bytes.
@@ -88,12 +90,14 @@ impl SecretBytes {
         self.0.expose_secret().as_slice()
     }
 
-    /// A second copy, for the rare place that must hold the value twice.
+    /// The same bytes for another holder. They are wiped when the last one drops them.
     #[must_use]
-    pub fn duplicate(&self) -> Self {
-        let mut copy = LockedBytes::zeroed(self.len());
-        copy.as_mut_slice().copy_from_slice(self.expose());
-        Self(SecretBox::new(Box::new(copy)))
+    pub fn shared(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+
+    fn locked(bytes: LockedBytes) -> Self {
+        Self(Arc::new(SecretBox::new(Box::new(bytes))))
     }
 }
 

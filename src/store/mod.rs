@@ -80,8 +80,7 @@ pub type Watcher = Box<dyn Fn(&Changed) + Send + Sync>;
 
 /// A backing store.
 ///
-/// What `known*` answers never waits and never opens a value; a remote store answers from what it has seen.
-/// Futures may be polled once on a thread that must not wait: an answer that is at hand is ready at the first poll.
+/// What `known*` and `fetch_at_hand` answer never waits; a remote store answers from what it has seen.
 pub trait Store: Send + Sync {
     /// Its name in the configuration.
     fn name(&self) -> &str;
@@ -108,6 +107,9 @@ pub trait Store: Send + Sync {
         login: &'a Login,
         path: &'a SecretPath,
     ) -> Pending<'a, Result<Option<Arc<Secret>>, StoreFault>>;
+
+    /// One value, where it can be had without waiting for a disk or a network. `None`: only [`Self::fetch`] can tell.
+    fn fetch_at_hand(&self, login: &Login, wanted: &Wanted) -> Option<Result<Fetched, StoreFault>>;
 
     /// Fetches one value.
     fn fetch<'a>(&'a self, login: &'a Login, wanted: &'a Wanted) -> Pending<'a, Result<Fetched, StoreFault>>;

@@ -47,7 +47,8 @@ impl<'a> Eyes<'a> {
             return true;
         }
         // Most names asked for are fields: nothing by that path, and policy need not be asked.
-        if !self.gate.places().has_anything_at(path) && self.views_below(path).next().is_none() {
+        let has_views = !self.policy.views().is_empty();
+        if !self.gate.places().has_anything_at(path) && (!has_views || self.views_below(path).next().is_none()) {
             return false;
         }
         if SecretPath::from_store(path).is_ok_and(|path| self.secret(&path).is_some()) {

@@ -55,6 +55,9 @@ impl Store for Awkward {
     ) -> Pending<'a, Result<Option<Arc<Secret>>, StoreFault>> {
         self.inner.look_up(login, path)
     }
+    fn fetch_at_hand(&self, login: &Login, wanted: &Wanted) -> Option<Result<Fetched, StoreFault>> {
+        self.inner.fetch_at_hand(login, wanted)
+    }
     fn fetch<'a>(&'a self, login: &'a Login, wanted: &'a Wanted) -> Pending<'a, Result<Fetched, StoreFault>> {
         self.inner.fetch(login, wanted)
     }

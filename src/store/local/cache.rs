@@ -22,9 +22,9 @@ impl ValueCache {
         Self { entries: LruCache::unbounded(), used_bytes: 0, bytes_max }
     }
 
-    /// A copy of the value, for one reader.
+    /// The value, for one more holder.
     pub(super) fn get(&mut self, node: FieldNode) -> Option<SecretBytes> {
-        self.entries.get(&node).map(SecretBytes::duplicate)
+        self.entries.get(&node).map(SecretBytes::shared)
     }
 
     pub(super) fn put(&mut self, node: FieldNode, value: SecretBytes) {

@@ -123,9 +123,11 @@ impl Inner {
     }
 
     /// The value, if it is remembered: no SQL, no wait.
-    fn fetch_at_hand(&self, wanted: &Wanted) -> Result<Option<Fetched>, StoreFault> {
-        let located = self.locate(wanted)?;
-        Ok(self.values.lock().get(located.node).map(fresh))
+    fn fetch_at_hand(&self, wanted: &Wanted) -> Option<Result<Fetched, StoreFault>> {
+        match self.locate(wanted) {
+            Ok(located) => self.values.lock().get(located.node).map(|value| Ok(fresh(value))),
+            Err(fault) => Some(Err(fault)),
+        }
     }
 
     /// The value, from the database.
@@ -143,7 +145,7 @@ impl Inner {
         // Under the catalog's lock: a change that destroys the value clears it out after us, or is seen here.
         let catalog = self.catalog.read();
         if catalog.node(located.node).is_some() {
-            self.values.lock().put(located.node, value.duplicate());
+            self.values.lock().put(located.node, value.shared());
         }
         Ok(fresh(value))
     }
@@ -243,14 +245,18 @@ impl Store for Local {
         Box::pin(std::future::ready(self.inner.look_up(path)))
     }
 
+    fn fetch_at_hand(&self, _login: &Login, wanted: &Wanted) -> Option<Result<Fetched, StoreFault>> {
+        self.inner.fetch_at_hand(wanted)
+    }
+
     fn fetch<'a>(
         &'a self,
         _login: &'a Login,
         wanted: &'a Wanted,
     ) -> Pending<'a, Result<Fetched, StoreFault>> {
         Box::pin(async move {
-            if let Some(fetched) = self.inner.fetch_at_hand(wanted)? {
-                return Ok(fetched);
+            if let Some(fetched) = self.inner.fetch_at_hand(wanted) {
+                return fetched;
             }
             let (inner, wanted) = (Arc::clone(&self.inner), wanted.clone());
             where_it_may_wait(move || inner.fetch_cold(&wanted)).await
