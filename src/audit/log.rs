@@ -11,7 +11,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::keys::KeyFile;
 use super::open::{self, OpenFault, Opened};
-use super::record::{self, Entry};
+use super::record::{self, Entry, Moment};
 use super::recorded::Recorded;
 use super::refusals::Refusals;
 use super::writer::{NotRecorded, Writer};
@@ -114,6 +114,8 @@ pub(super) struct Wake {
 pub(super) struct Holding<'a> {
     writer: MutexGuard<'a, Writer>,
     busy_since_us: &'a AtomicU64,
+    /// When it was taken.
+    pub(super) since: Moment,
 }
 
 impl std::ops::Deref for Holding<'_> {
@@ -168,9 +170,9 @@ impl Shared {
             None => self.wait_for_writer()?,
         };
         self.holder.store(OWN_TID.with(|tid| *tid), Ordering::Release);
-        let now_us = (self.options.clock)().mono_us.max(1);
-        self.busy_since_us.store(now_us, Ordering::Release);
-        Ok(Holding { writer, busy_since_us: &self.busy_since_us })
+        let since = (self.options.clock)();
+        self.busy_since_us.store(since.mono_us.max(1), Ordering::Release);
+        Ok(Holding { writer, busy_since_us: &self.busy_since_us, since })
     }
 
     /// Waits for the writer. A holder that has the CPU taken from it is waited for a little longer: on a busy
@@ -204,7 +206,8 @@ impl Shared {
 
     fn write_unsynced(&self, body: &mut dyn FnMut(&mut Vec<u8>)) -> Result<u64, NotRecorded> {
         let mut writer = self.hold()?;
-        let seq = writer.record((self.options.clock)(), body)?;
+        let since = writer.since;
+        let seq = writer.record(since, body)?;
         let has_work = writer.ready.len() < 48 || writer.head.bytes >= self.options.segment_bytes;
         let ticket = writer.written_bytes;
         if self.options.durability == Durability::PowerSafe {

@@ -2,13 +2,15 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::{self, Seek as _, SeekFrom, Write as _};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::files::read_up_to;
 use crate::sys::file::{self, Access, FileStatus};
+use crate::sys::inotify::NameWatch;
 
 /// What lies at the log's path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,18 +44,60 @@ pub(super) trait Sink: Send {
     fn file(&self) -> Arc<File>;
 }
 
+/// How long the kernel's silence about the path is trusted: something mounted over a directory above it goes without
+/// a note.
+const SILENCE: Duration = Duration::from_millis(100);
+
 /// A file at a path.
 pub(super) struct FileSink {
     path: CString,
     file: Arc<File>,
     held: FileStatus,
+    /// Where the kernel notes what happens to the names; `None` where it does not, and each look is a whole one.
+    names: Option<NameWatch>,
+    /// When the path was last seen to name the file that is held.
+    seen: Option<Instant>,
 }
 
 impl FileSink {
     /// Holds `file`, which was opened at `path`.
     pub(super) fn new(path: &Path, file: File) -> io::Result<Self> {
         let held = file::status_of(&file)?;
-        Ok(Self { path: CString::new(path.as_os_str().as_bytes())?, file: Arc::new(file), held })
+        let names = NameWatch::of(&file, path).ok();
+        Ok(Self {
+            path: CString::new(path.as_os_str().as_bytes())?,
+            file: Arc::new(file),
+            held,
+            names,
+            seen: None,
+        })
+    }
+
+    /// Whether nothing has happened to the names since the path was last seen to be right.
+    fn is_undisturbed(&self) -> bool {
+        self.seen.is_some_and(|seen| seen.elapsed() < SILENCE)
+            && self.names.as_ref().is_some_and(|names| !names.has_news())
+    }
+
+    /// Looks at the path itself.
+    fn look_at_path(&mut self) -> io::Result<Found> {
+        self.seen = None;
+        if let Some(names) = &self.names {
+            // What is noted from here on happened after this look.
+            names.has_news();
+        }
+        let found = match file::status_of_path(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+            other => other?,
+        };
+        Ok(if !found.is_regular {
+            Found::NotAFile
+        } else if (found.device, found.inode) != (self.held.device, self.held.inode) || found.links == 0 {
+            Found::Another
+        } else {
+            self.seen = Some(Instant::now());
+            Found::Ours { bytes: found.bytes }
+        })
     }
 }
 
@@ -66,17 +110,10 @@ fn tail_of(file: &File, end: u64, count: usize) -> io::Result<Vec<u8>> {
 
 impl Sink for FileSink {
     fn look(&mut self) -> io::Result<Found> {
-        let found = match file::status_of_path(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
-            other => other?,
-        };
-        Ok(if !found.is_regular {
-            Found::NotAFile
-        } else if (found.device, found.inode) != (self.held.device, self.held.inode) || found.links == 0 {
-            Found::Another
-        } else {
-            Found::Ours { bytes: found.bytes }
-        })
+        if self.is_undisturbed() {
+            return Ok(Found::Ours { bytes: (&*self.file).seek(SeekFrom::End(0))? });
+        }
+        self.look_at_path()
     }
 
     fn append(&mut self, line: &[u8]) -> io::Result<usize> {
@@ -103,7 +140,8 @@ impl Sink for FileSink {
         if !found.is_regular || found.bytes != bytes || !tail(&tail_of(&file, bytes, tail_bytes)?) {
             return Ok(false);
         }
-        (self.file, self.held) = (Arc::new(file), found);
+        self.names = NameWatch::of(&file, path).ok();
+        (self.file, self.held, self.seen) = (Arc::new(file), found, None);
         Ok(true)
     }
 

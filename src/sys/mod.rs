@@ -6,6 +6,7 @@ pub mod descriptor;
 pub mod file;
 mod fusermount;
 pub mod harden;
+pub mod inotify;
 pub mod lock;
 pub mod memory;
 pub mod mount;
