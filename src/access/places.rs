@@ -118,6 +118,9 @@ impl Places {
     /// Whether a secret is known at `path` or below it.
     #[must_use]
     pub fn has_anything_at(&self, path: &str) -> bool {
+        if !self.mounts.iter().any(|mount| mount.may_have_anything_at(path, &self.login)) {
+            return false;
+        }
         if SecretPath::from_store(path).is_ok_and(|path| self.known(&path).is_some()) {
             return true;
         }
@@ -155,6 +158,22 @@ impl Mount {
 
     fn tree_path(&self, secret: &Secret) -> Option<SecretPath> {
         self.join(&secret.path)
+    }
+
+    /// Whether the store knows any path that begins with the letters of `path`, so that no more than a look need be
+    /// taken for most names, which are those of fields.
+    fn may_have_anything_at(&self, path: &str, login: &Login) -> bool {
+        let inner = match below(path, &self.prefix) {
+            _ if self.prefix.is_empty() => path,
+            Some(inner) => inner,
+            None => return self.prefix == path || below(&self.prefix, path).is_some(),
+        };
+        let mut found = false;
+        self.store.visit_known(login, inner, &mut |_| {
+            found = true;
+            false
+        });
+        found
     }
 
     /// What the store's own paths begin with, for those below `directory`; `None` where there can be none.

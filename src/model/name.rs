@@ -69,6 +69,13 @@ fn check_component(name: &str) -> Result<(), NameFault> {
     Ok(())
 }
 
+fn check_path(text: &str) -> Result<(), NameFault> {
+    if text.len() > PATH_BYTES_MAX {
+        return Err(NameFault::LongPath);
+    }
+    text.split('/').try_for_each(check_component)
+}
+
 /// The path of a secret in the tree, such as `prod/orders/db`: one or more names joined by single slashes. A clone
 /// shares the text.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -93,11 +100,17 @@ impl SecretPath {
     /// # Errors
     /// The first [`NameFault`] of any component.
     pub fn from_store(text: &str) -> Result<Self, NameFault> {
-        if text.len() > PATH_BYTES_MAX {
-            return Err(NameFault::LongPath);
-        }
-        text.split('/').try_for_each(check_component)?;
+        check_path(text)?;
         Ok(Self(text.into()))
+    }
+
+    /// The same for a text that is shared already.
+    ///
+    /// # Errors
+    /// As [`Self::from_store`].
+    pub fn of_shared(text: &Arc<str>) -> Result<Self, NameFault> {
+        check_path(text)?;
+        Ok(Self(Arc::clone(text)))
     }
 
     /// The path as text.

@@ -91,8 +91,8 @@ pub trait Store: Send + Sync {
     /// What is known of a secret. `None`: it does not exist, as far as is known.
     fn known(&self, login: &Login, path: &SecretPath) -> Option<Arc<Secret>>;
 
-    /// Calls `visit` with each known secret whose path begins with `prefix` (`""`: all; else ends with a slash), in
-    /// byte order of their paths, until it returns false. `visit` must not call the store.
+    /// Calls `visit` with each known secret whose path begins with `prefix`, letter by letter (`""`: all), in byte order
+    /// of their paths, until it returns false. `visit` must not call the store.
     fn visit_known(&self, login: &Login, prefix: &str, visit: &mut dyn FnMut(&Arc<Secret>) -> bool);
 
     /// For how long the values at a path have not been vouched for by their source; zero while they are fresh.

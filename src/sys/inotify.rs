@@ -52,7 +52,8 @@ impl NameWatch {
 
     /// Whether anything happened since this was last asked. Where that cannot be told the answer is yes.
     pub fn has_news(&self) -> bool {
-        let mut notes = [0_u8; 4096];
+        // A note about a file or directory itself carries no name and takes 16 bytes.
+        let mut notes = [0_u8; 256];
         let mut has_news = false;
         loop {
             // SAFETY: the kernel writes at most the length given, which is the buffer's.

@@ -90,7 +90,7 @@ impl Tree {
         if may_be_child && let Some(node) = child_or_view {
             return Ok(node);
         }
-        let secret_path = SecretPath::from_store(directory).map_err(|_| not_found)?;
+        let secret_path = SecretPath::of_shared(directory).map_err(|_| not_found)?;
         let secret = eyes.secret(&secret_path).ok_or(not_found)?;
         if is_plain && is_reserved(raw) {
             return find_own_name(eyes, &secret_path, &secret, raw);
@@ -190,7 +190,7 @@ pub(super) fn field_node(
 
 /// The path of `name` in `directory`.
 pub(super) fn join(directory: &str, name: &str) -> String {
-    if directory.is_empty() { name.to_owned() } else { format!("{directory}/{name}") }
+    if directory.is_empty() { name.to_owned() } else { [directory, "/", name].concat() }
 }
 
 /// What was asked for, for the record: a path in the tree, as far as it can be said in UTF-8.
