@@ -54,14 +54,17 @@ pub(crate) fn cpu_ns(pid: u32) -> u64 {
     family(pid).into_iter().flat_map(threads).filter_map(|path| first_number(&path.join("schedstat"))).sum()
 }
 
-/// Resident memory of a process and its children, in KiB.
-pub(crate) fn resident_kib(pid: u32) -> u64 {
-    let resident = |pid: u32| {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.to_owned();
+/// What the serving process has in memory (`VmRSS`), and what all processes of the instance have together, with what
+/// they share counted once (`Pss`); both in KiB.
+pub(crate) fn memory_kib(pid: u32) -> (u64, u64) {
+    let figure = |pid: u32, file: &str, name: &str| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?.to_owned();
         line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()
     };
-    family(pid).into_iter().filter_map(resident).sum()
+    let resident = figure(pid, "status", "VmRSS:").unwrap_or(u64::MAX);
+    let shared_out = family(pid).into_iter().filter_map(|pid| figure(pid, "smaps_rollup", "Pss:")).sum();
+    (resident, shared_out)
 }
 
 fn family(pid: u32) -> Vec<u32> {

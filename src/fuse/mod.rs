@@ -135,6 +135,12 @@ impl Session {
         self.loops.is_serving()
     }
 
+    /// The ids of the threads that have taken requests from the kernel: one, unless it was held up at some time.
+    #[must_use]
+    pub fn readers(&self) -> Vec<u32> {
+        self.watch.loop_threads()
+    }
+
     /// Unmounts, waits a moment for what is in flight, and ends the session by force where files stay open.
     pub fn unmount(mut self) {
         drop(self.notices.take());

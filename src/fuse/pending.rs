@@ -185,6 +185,11 @@ impl Watch {
         }
     }
 
+    /// The loop threads that have taken a request.
+    pub(super) fn loop_threads(&self) -> Vec<u32> {
+        self.slots.lock().iter().filter_map(|slot| slot.thread).collect()
+    }
+
     fn now_us(&self) -> u64 {
         micros(self.epoch.elapsed())
     }

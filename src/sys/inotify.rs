@@ -57,8 +57,7 @@ impl NameWatch {
         let mut has_news = false;
         loop {
             // SAFETY: the kernel writes at most the length given, which is the buffer's.
-            let length =
-                unsafe { libc::read(self.0.as_raw_fd(), notes.as_mut_ptr().cast(), notes.len()) };
+            let length = unsafe { libc::read(self.0.as_raw_fd(), notes.as_mut_ptr().cast(), notes.len()) };
             if length <= 0 {
                 let is_empty = io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock;
                 return has_news || !is_empty;

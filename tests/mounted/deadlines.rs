@@ -20,9 +20,9 @@ struct Awkward {
 }
 
 impl Awkward {
-    fn visit(&self, path: &SecretPath) {
-        assert!(path.as_str() != "boom", "planted");
-        if path.as_str() == "tar" && self.sticky.swap(false, Ordering::SeqCst) {
+    fn visit(&self, path: &str) {
+        assert!(path != "boom", "planted");
+        if path == "tar" && self.sticky.swap(false, Ordering::SeqCst) {
             std::thread::sleep(Duration::from_millis(1500));
         }
     }
@@ -36,10 +36,11 @@ impl Store for Awkward {
         self.inner.state()
     }
     fn known(&self, login: &Login, path: &SecretPath) -> Option<Arc<Secret>> {
-        self.visit(path);
+        self.visit(path.as_str());
         self.inner.known(login, path)
     }
     fn visit_known(&self, login: &Login, prefix: &str, visit: &mut dyn FnMut(&Arc<Secret>) -> bool) {
+        self.visit(prefix);
         self.inner.visit_known(login, prefix, visit);
     }
     fn stale_for(&self, login: &Login, path: &SecretPath) -> Duration {
@@ -97,6 +98,38 @@ fn a_handler_that_is_held_up_does_not_hold_up_the_others() {
     }
     assert!(held.try_wait().unwrap().is_none(), "it was held up all the while");
     held.wait().unwrap();
+}
+
+#[test]
+fn a_reader_added_in_need_rests_afterwards_and_hides_no_end_of_the_session() {
+    let mut stage = Stage::new("relief", EVERYONE, awkward(true));
+    stage.world.put("app", Staged::Current, &[("key", "fine")]);
+    let mut held = stage.spawn("stat", "tar");
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(stage.run("cat", "app/key").text(), "fine");
+    held.wait().unwrap();
+    assert!(stage.session().readers().len() > 1, "this shows nothing unless a reader was added");
+    for _ in 0..3 {
+        stage.run("cat", "app/key");
+    }
+    let awake = wakes(&stage);
+    for _ in 0..50 {
+        assert_eq!(stage.run("cat", "app/key").text(), "fine");
+    }
+    let working = wakes(&stage).iter().filter(|(thread, count)| **count > awake[*thread] + 10).count();
+    assert_eq!(working, 1, "one reader takes every request");
+    // It waits half a second for a session that does not end.
+    let took = stage.end();
+    assert!(took < Duration::from_millis(450), "the end of the session goes unnoticed: {took:?}");
+}
+
+/// How often each reader of the device went to sleep, by thread.
+fn wakes(stage: &Stage) -> std::collections::BTreeMap<u32, u64> {
+    let count = |thread: u32| {
+        let status = std::fs::read_to_string(format!("/proc/self/task/{thread}/status")).ok()?;
+        status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?.trim().parse().ok()
+    };
+    stage.session().readers().into_iter().filter_map(|thread| Some((thread, count(thread)?))).collect()
 }
 
 #[test]

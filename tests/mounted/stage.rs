@@ -80,6 +80,17 @@ impl Stage {
         Self { world, mount_point, session: Some(session) }
     }
 
+    pub(crate) fn session(&self) -> &Session {
+        self.session.as_ref().unwrap()
+    }
+
+    /// Unmounts, and says how long that took.
+    pub(crate) fn end(&mut self) -> Duration {
+        let begun = Instant::now();
+        self.session.take().unwrap().unmount();
+        begun.elapsed()
+    }
+
     pub(crate) fn path(&self, below: &str) -> PathBuf {
         self.mount_point.join(below)
     }
