@@ -1,7 +1,7 @@
 //! The embedded store: one SQLite database, every value sealed. May touch its database, lock and key file.
 //!
 //! One process owns the database at a time (`files::Lock`). What is known of secrets lies in memory (`catalog`),
-//! proven at open (`database`); values are sealed (`seal`) until the moment they are fetched.
+//! proven at open (`rows`, `commitment`); values are sealed (`seal`) until the moment they are fetched.
 
 mod cache;
 mod catalog;

@@ -69,7 +69,9 @@ impl Local {
         database::create(&made, &header, &keys)?;
         file.sync_all().map_err(|error| files::fault(&made, "cannot be synced", &error))?;
         files::publish(&made, path)?;
-        database::make_log(path)
+        // If this fails, the first open does it.
+        drop(database::make_log(path));
+        Ok(())
     }
 
     /// Opens a store and proves everything but the values.
@@ -212,7 +214,9 @@ impl Local {
         let outcome = copy_in(file, &made, options).and_then(|checked| {
             let replaced = if path.exists() { Some(set_aside(path, options)?) } else { None };
             fs::rename(&made, path).map_err(|error| files::fault(path, "cannot be replaced", &error))?;
-            database::make_log(path)?;
+            files::sync_directory(path)?;
+            // If this fails, the first open does it.
+            drop(database::make_log(path));
             Ok(Restored { checked, replaced })
         });
         for leftover in ["", "-wal", "-shm", ".lock"] {
