@@ -152,7 +152,8 @@ impl Gate {
             if let Some(limit) = permit.limit() {
                 self.limits.take_read(permit.rule(), person.uid, limit, begun)?;
             }
-            let place = self.places.place(&target.secret).ok_or(Refusal::new(Outcome::Hidden, Reason::NotFound))?;
+            let place =
+                self.places.place(&target.secret).ok_or(Refusal::new(Outcome::Hidden, Reason::NotFound))?;
             Ok((permit, place))
         });
         match checked {

@@ -10,7 +10,7 @@ use memchr::memmem::{self, Finder};
 use super::files::{
     LINE_BYTES_MAX, Part, line_at, next_line_start, part_at, parts, read_up_to, rotated_numbers, rotated_path,
 };
-use super::record::{word, number, text};
+use super::record::{number, text, word};
 use crate::model::{Operation, Outcome, UnixTime, Version};
 
 /// Which records are wanted: all that hold for every part that is given.

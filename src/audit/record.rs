@@ -267,7 +267,9 @@ pub(super) fn decimal(line: &mut Vec<u8>, mut value: u64) {
 /// Appends `bytes` in lower-case hexadecimal.
 pub(super) fn hex(line: &mut Vec<u8>, bytes: &[u8]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    line.extend(bytes.iter().flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]));
+    line.extend(
+        bytes.iter().flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]),
+    );
 }
 
 /// Reads exactly `N` bytes from lower-case hexadecimal, the one way [`hex`] writes it.

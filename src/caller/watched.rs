@@ -93,7 +93,8 @@ impl Watched {
     /// Whether the last look at `path` found this very file, and it has been neither renamed nor unlinked since.
     fn was_just_there(&self, path: &Path, running: &Identity, facts: &ExecutableFacts) -> bool {
         self.seen.lock().get(path).is_some_and(|seen| {
-            seen.looked.is_some_and(|(when, changed)| changed == facts.changed && when.elapsed() < LOOK_SERVES)
+            seen.looked
+                .is_some_and(|(when, changed)| changed == facts.changed && when.elapsed() < LOOK_SERVES)
                 && running.born.is_some()
                 && seen.files.back() == Some(running)
         })

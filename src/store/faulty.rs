@@ -165,7 +165,10 @@ impl Store for Faulty {
     fn fetch_at_hand(&self, login: &Login, wanted: &Wanted) -> Option<Result<Fetched, StoreFault>> {
         let mut plan = self.plan.lock();
         let next = plan.fetches + 1;
-        if plan.on_fetch.contains_key(&next) || plan.state.and_then(fault_of_state).is_some() || plan.always.is_some() {
+        if plan.on_fetch.contains_key(&next)
+            || plan.state.and_then(fault_of_state).is_some()
+            || plan.always.is_some()
+        {
             return None;
         }
         let fetched = self.inner.fetch_at_hand(login, wanted)?;

@@ -48,7 +48,9 @@ impl<'a> Eyes<'a> {
         }
         // Most names asked for are fields: nothing by that path, and policy need not be asked.
         let has_views = !self.policy.views().is_empty();
-        if !self.gate.places().has_anything_at(path) && (!has_views || self.views_below(path).next().is_none()) {
+        if !self.gate.places().has_anything_at(path)
+            && (!has_views || self.views_below(path).next().is_none())
+        {
             return false;
         }
         if SecretPath::from_store(path).is_ok_and(|path| self.secret(&path).is_some()) {
