@@ -89,6 +89,28 @@ print('done')
 /// A tenth more often than a hundred times a second.
 const SWAP_EVERY: Duration = Duration::from_millis(9);
 
+/// Swaps until it is done; when each swap was acknowledged.
+fn swap_until(done: &AtomicBool, put: &dyn Fn(u64), acknowledged: &AtomicU64) -> Vec<Instant> {
+    let mut swapped = Vec::new();
+    let mut next = Instant::now();
+    while !done.load(Ordering::Relaxed) {
+        let number = 2 + swapped.len() as u64;
+        put(number);
+        acknowledged.store(number, Ordering::SeqCst);
+        swapped.push(Instant::now());
+        // What one swap is late the next make up for, as far as a quarter of a second.
+        next = (next + SWAP_EVERY).max(Instant::now() - Duration::from_millis(250));
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
+    swapped
+}
+
+/// Swaps a second: over all of the time, and over its last quarter, when the secret has thousands of versions.
+fn rates(swapped: &[Instant], begun: Instant, took: Duration) -> (f64, f64) {
+    let late = swapped.iter().filter(|at| **at >= begun + took * 3 / 4).count();
+    (swapped.len() as f64 / took.as_secs_f64(), late as f64 / (took.as_secs_f64() / 4.0))
+}
+
 #[test]
 fn a_hundred_swaps_a_second_tear_nothing() {
     let instance = Setup::policy(POLICY).start();
@@ -104,20 +126,7 @@ fn a_hundred_swaps_a_second_tear_nothing() {
     let (acknowledged, reads, done) = (AtomicU64::new(1), AtomicU64::new(0), AtomicBool::new(false));
     let begun = Instant::now();
     std::thread::scope(|scope| {
-        let swapper = scope.spawn(|| {
-            let mut swapped = Vec::new();
-            let mut next = Instant::now();
-            while !done.load(Ordering::Relaxed) {
-                let number = 2 + swapped.len() as u64;
-                put(number);
-                acknowledged.store(number, Ordering::SeqCst);
-                swapped.push(Instant::now());
-                // What one swap is late the next make up for, as far as a quarter of a second.
-                next = (next + SWAP_EVERY).max(Instant::now() - Duration::from_millis(250));
-                std::thread::sleep(next.saturating_duration_since(Instant::now()));
-            }
-            swapped
-        });
+        let swapper = scope.spawn(|| swap_until(&done, &put, &acknowledged));
         // Two readers and the mapper leave the daemon enough of two processors to swap as often as it is asked to.
         let readers: Vec<_> = (1..=2)
             .map(|seed| {
@@ -156,10 +165,7 @@ fn a_hundred_swaps_a_second_tear_nothing() {
         done.store(true, Ordering::Relaxed);
         let swapped = swapper.join().expect("the swapper");
         let swaps = swapped.len();
-        let rate = swaps as f64 / took.as_secs_f64();
-        // Every version is kept: the last swaps are of a secret that has thousands.
-        let late = swapped.iter().filter(|at| **at >= begun + took * 3 / 4).count();
-        let late_rate = late as f64 / (took.as_secs_f64() / 4.0);
+        let (rate, late_rate) = rates(&swapped, begun, took);
         println!(
             "{wanted} reads and {} mappings in {took:.1?} under {rate:.1} swaps a second, {late_rate:.1} in the last \
              quarter, {swaps} in all",
