@@ -316,9 +316,13 @@ impl Inner {
         // A connection of its own, so that neither changes nor fetches wait for the copying.
         let connection = database::connect(path, CONNECTION_WAIT)?;
         let checkpoint = || {
+            database::checkpoint(&connection, false)?;
+            // What was written meanwhile is little, and nobody writes now: without this second look a log that is
+            // always written to would never be moved as a whole, and would grow for ever.
+            let writer = self.writer.lock();
             if database::checkpoint(&connection, false)? {
                 // The next frame begins the log anew: it shall not be that of a change.
-                database::begin_log(&self.writer.lock())?;
+                database::begin_log(&writer)?;
             }
             Ok(())
         };
