@@ -9,6 +9,8 @@ use crate::control::{Answer, Command, CommandFault, Contact, Instance, Kind, Pay
 use crate::daemon::{self, OpenTrouble, Rooms, Surroundings};
 use crate::model::SecretBytes;
 
+use super::output;
+
 /// How long we wait for another command that has the files open, or for an instance that is starting.
 const WAIT: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_millis(10);
@@ -94,7 +96,14 @@ fn directly(
     let Rooms { gate, locals, .. } = rooms;
     let instance = Instance { gate, locals, running: None };
     let actor = Actor::Owner(daemon::ourselves());
-    let (answer, payload) = runtime.block_on(execute(&instance, &actor, command, values))?;
+    let executed = runtime.block_on(execute(&instance, &actor, command, values));
+    for local in instance.locals.values() {
+        // No instance does it: each command on the files erases what is due, whatever it was asked for.
+        if let Err(fault) = local.store.retire() {
+            output::say(&format!("credfs: warning: old versions could not be erased: {fault}"));
+        }
+    }
+    let (answer, payload) = executed?;
     let mut reply = Reply { answer, values: Vec::new() };
     match payload {
         Payload::Nothing => {}

@@ -47,7 +47,7 @@ kind = "local"
 prefix = ""
 path = {store}
 key_file = {key}
-# How many versions of a secret are kept; 0: all.
+# How many versions of a secret are kept; 0: all. Older ones without a stage are erased once retire_after is over.
 keep_versions = 0
 
 # Who may read what. Files, and directories of *.toml.

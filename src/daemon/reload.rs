@@ -9,13 +9,15 @@ use crate::access::Gate;
 use crate::caller::Identifier;
 use crate::config::Config;
 use crate::control::{Answer, CommandFault};
+use crate::store::Local;
 
-use super::rooms::{check, load_policy};
+use super::rooms::{check, erase_after, load_policy};
 
 /// What a reload works on.
 pub(super) struct Reloader {
     pub(super) gate: Arc<Gate>,
     pub(super) identifier: Arc<Identifier>,
+    pub(super) locals: Vec<Arc<Local>>,
     /// Guards the configuration that was in force at the start, against which changes that need a restart are told;
     /// and lets one reload go on at a time.
     pub(super) config: Mutex<Config>,
@@ -43,6 +45,7 @@ impl Reloader {
         // Before the rules that name them are asked: what runs now was seen where it is allowed.
         self.identifier.watch_executables(&loaded.policy.executables());
         self.gate.put_in_force(loaded.policy);
+        self.locals.iter().for_each(|store| store.set_erase_after(erase_after(&new)));
         std::thread::sleep(self.public_entry_lifetime);
         tracing::info!(policy, grants, "policy in force");
         for warning in &warnings {

@@ -17,6 +17,9 @@ use crate::sys::harden;
 
 use super::Surroundings;
 
+/// How much longer than `retire_after` a version keeps its bytes: who was let open it at the last moment fetches them.
+const OPENING_MAX: Duration = Duration::from_secs(1);
+
 /// Everything that is opened before anyone is served.
 pub struct Rooms {
     /// The door to values and changes.
@@ -140,6 +143,11 @@ pub(super) fn log_options(config: &Config, wait: Duration) -> audit::Options {
     }
 }
 
+/// For how long a version without a stage keeps its bytes.
+pub(super) fn erase_after(config: &Config) -> Duration {
+    config.policy.retire_after + OPENING_MAX
+}
+
 /// How the local store of `settings` is opened.
 ///
 /// # Errors
@@ -156,6 +164,7 @@ pub fn local_options(
     };
     Ok(LocalOptions {
         keep_versions: settings.keep_versions,
+        erase_after: erase_after(config),
         busy_wait_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
         value_cache_bytes: size(config.limits.cache_bytes_max),
         ..LocalOptions::new(&settings.name, settings.path.clone(), key)

@@ -147,6 +147,7 @@ pub fn serve(serving: Serving<'_>) -> Result<(), CommandFault> {
         reloader: Reloader {
             gate: Arc::clone(&gate),
             identifier: Arc::clone(&identifier),
+            locals: locals.values().map(|local| Arc::clone(&local.store)).collect(),
             config: Mutex::new(config.clone()),
             public_entry_lifetime: config.limits.directory_life,
         },
@@ -398,12 +399,25 @@ async fn watch_over(live: &Arc<Live>, signals: &mut Signals, notify: &Notify, se
                     return End::Unmounted;
                 }
                 live.reloader.identifier.look_at_executables();
+                retire_versions(live);
                 if watchdog.is_some_and(|every| told.elapsed() >= every.saturating_sub(LOOK_EVERY)) {
                     told = Instant::now();
                     tell(notify, "WATCHDOG=1");
                 }
             }
         }
+    }
+}
+
+/// Has the stores erase what is beyond `keep_versions` and may not be read any more.
+fn retire_versions(live: &Live) {
+    for store in live.reloader.locals.iter().filter(|store| store.has_versions_to_retire()) {
+        let store = Arc::clone(store);
+        drop(tokio::task::spawn_blocking(move || match store.retire() {
+            Ok(0) => {}
+            Ok(secrets) => tracing::info!(secrets, "old versions were erased, as keep_versions asks"),
+            Err(fault) => tracing::warn!(%fault, "old versions could not be erased"),
+        }));
     }
 }
 

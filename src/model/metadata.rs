@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{FieldName, FieldNode, SecretPath, Stage, StageSet, Standing, UnixTime, Version};
+use super::{FieldName, FieldNode, SecretPath, Stage, StageSet, Standing, UnixTime, Version, Versions};
 
 /// What a leak or loss of the secret would mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -86,6 +86,8 @@ pub struct VersionInfo {
     pub lost: Option<(UnixTime, StageSet)>,
     /// Whether it may be read at all.
     pub state: State,
+    /// Whether it is revoked, also where `state` says that it is deleted or destroyed.
+    pub revoked: bool,
     /// Its fields, ordered by name.
     pub fields: Arc<[FieldInfo]>,
 }
@@ -111,7 +113,7 @@ pub struct Secret {
     /// Where it is, in its store.
     pub path: SecretPath,
     /// Its versions, ordered by number; destroyed ones included.
-    pub versions: Vec<VersionInfo>,
+    pub versions: Versions,
     /// The version that readers get.
     pub current: Option<Version>,
     /// The version that readers got before.
@@ -130,8 +132,7 @@ impl Secret {
     /// The version of that number.
     #[must_use]
     pub fn version(&self, number: Version) -> Option<&VersionInfo> {
-        let at = self.versions.binary_search_by(|version| version.number.cmp(&number)).ok()?;
-        self.versions.get(at)
+        self.versions.get(number)
     }
 
     /// The version that `stage` names.

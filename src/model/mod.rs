@@ -11,6 +11,7 @@ mod outcome;
 mod secret;
 mod stage;
 mod time;
+mod versions;
 
 pub use encoding::{decode_name, encode_name, encode_name_apart};
 pub use facts::{Executable, Facts, Session, Sha256Digest, Unknown};
@@ -24,3 +25,4 @@ pub use outcome::{Operation, Outcome, Reason};
 pub use secret::{SecretBytes, SecretFull, VALUE_BYTES_MAX};
 pub use stage::{Stage, StageSet, Standing, Version};
 pub use time::{UnixTime, format_span, parse_span};
+pub use versions::{Difference, Versions};

@@ -142,7 +142,7 @@ fn add_versions(
     secret: &Secret,
     names: &mut BTreeMap<String, (Inode, Kind)>,
 ) {
-    for version in &secret.versions {
+    for version in secret.versions.iter() {
         if eyes.version(path, secret, version, None) == Listing::Visible {
             let inode = Inode::of_version(path, version.number);
             names.insert(version.number.to_string(), (inode, Kind::Directory));

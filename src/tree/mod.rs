@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use crate::access::{Gate, Refusal};
 use crate::caller::Caller;
-use crate::model::{Operation, Outcome, Reason, State, UnixTime};
+use crate::model::{Operation, Outcome, Reason, State, UnixTime, VersionInfo, Versions};
 use crate::store::Changed;
 
 pub use attributes::{Attributes, Kind, Wants};
@@ -181,8 +181,12 @@ impl Tree {
     fn store_changed(&self, changed: &Changed) {
         let Some(secret) = changed.after.as_ref().or(changed.before.as_ref()) else { return };
         let Some(path) = self.gate.places().tree_path(&changed.store, &secret.path) else { return };
-        for version in &secret.versions {
-            if version.state == State::Revoked {
+        let none = Versions::default();
+        let before = changed.before.as_ref().map_or(&none, |secret| &secret.versions);
+        let after = changed.after.as_ref().map_or(&none, |secret| &secret.versions);
+        let is_revoked = |version: &VersionInfo| version.state == State::Revoked;
+        for (was, now) in before.differences(after) {
+            if let Some(version) = now.filter(|now| is_revoked(now) && !was.is_some_and(is_revoked)) {
                 self.handles.revoke(&path, version.number);
             }
         }

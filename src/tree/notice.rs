@@ -3,7 +3,7 @@
 
 use crate::access::Refusal;
 use crate::model::notice::{Alias, NOTICE_DIRECTORY};
-use crate::model::{Outcome, Reason, SecretPath, Stage, Version, decode_name, encode_name};
+use crate::model::{Outcome, Reason, SecretPath, Stage, VersionInfo, decode_name, encode_name};
 use crate::store::Changed;
 
 use super::attributes::Unseen;
@@ -102,6 +102,7 @@ impl Tree {
             .filter(|stage| at(*stage).is_some() && at(*stage) != before.at(*stage))
             .collect();
         let moved = before.current.filter(|_| before.current != at(Stage::Current));
+        let moved = moved.and_then(|number| before.version(number));
         let files = moved.map(|version| self.held_files_of(&path, version)).unwrap_or_default();
         if links.is_empty() && files.is_empty() {
             return None;
@@ -112,11 +113,9 @@ impl Tree {
     }
 
     /// Inodes of fields and views of a version that the kernel holds: those that someone may be watching.
-    fn held_files_of(&self, secret: &SecretPath, version: Version) -> Vec<Inode> {
-        self.live.select(|node| match node {
-            Node::Field(place) | Node::View(_, place) => place.secret == *secret && place.version == version,
-            _ => false,
-        })
+    fn held_files_of(&self, secret: &SecretPath, version: &VersionInfo) -> Vec<Inode> {
+        let Some(place) = self.gate.places().place(secret) else { return Vec::new() };
+        version.fields.iter().flat_map(|field| self.live.files_of(place.slot, field.node)).collect()
     }
 }
 

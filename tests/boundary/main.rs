@@ -7,6 +7,7 @@ mod harness;
 
 mod audit;
 mod audit_sink;
+mod durable;
 mod identity;
 mod identity_places;
 mod leak;

@@ -4,6 +4,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use credfs::model::{FieldNode, Ownership, Stage, State};
 use credfs::store::{Change, Key, KeySource, Local, LocalOptions, Login, Store, StoreFault, Wanted};
@@ -162,20 +163,64 @@ fn a_rekeyed_store_opens_with_either_file_a_crash_may_leave() {
 fn old_versions_without_a_stage_are_destroyed_beyond_the_number_to_keep() {
     let (directory, hand) = (Directory::new(), Hand::new());
     drop(fresh(&directory, &hand));
-    let keep = LocalOptions { keep_versions: 3, ..options(&directory.file("store.db"), &hand) };
-    let store = Local::open(keep).unwrap();
+    let keep = || LocalOptions {
+        keep_versions: 3,
+        erase_after: Duration::from_secs(30),
+        ..options(&directory.file("store.db"), &hand)
+    };
+    let store = Local::open(keep()).unwrap();
     for number in 1..=6 {
         put(&store, "s", &[("f", &[number])]);
+        hand.turn(1_000_000);
     }
-    let secret = store.known(&Login::machine(), &path("s")).unwrap();
-    let readable: Vec<u32> = secret
-        .versions
-        .iter()
-        .filter(|version| version.state == State::Active)
-        .map(|version| version.number.get())
-        .collect();
-    assert_eq!(readable, [4, 5, 6]);
+    let readable = |store: &Local| -> Vec<u32> {
+        let secret = store.known(&Login::machine(), &path("s")).unwrap();
+        let active = secret.versions.iter().filter(|version| version.state == State::Active);
+        active.map(|version| version.number.get()).collect()
+    };
+    // Version 1 lost its last stage with the third put, 2 with the fourth, 3 with the fifth: 4, 3, and 2 seconds ago.
+    assert_eq!(store.retire().unwrap(), 0);
+    assert_eq!(readable(&store), [1, 2, 3, 4, 5, 6]);
+    hand.turn(26_000_000);
+    assert!(!store.has_versions_to_retire());
+    assert_eq!(store.retire().unwrap(), 0, "exactly as long is not longer");
+    hand.turn(1);
+    assert!(store.has_versions_to_retire());
+    assert_eq!(store.retire().unwrap(), 1);
+    assert_eq!(readable(&store), [2, 3, 4, 5, 6]);
+    hand.turn(1_000_000);
+    assert_eq!((store.retire().unwrap(), store.retire().unwrap()), (1, 0));
+    assert_eq!(readable(&store), [3, 4, 5, 6]);
+    drop(store);
+    let store = Local::open(keep()).unwrap();
+    hand.turn(60_000_000);
+    assert_eq!((store.retire().unwrap(), store.retire().unwrap()), (1, 0), "also after a restart");
+    assert_eq!(readable(&store), [4, 5, 6]);
+    assert!(matches!(get(&store, "s", 3, "f"), Err(StoreFault::Destroyed(..))));
     assert_eq!(store.check().unwrap().faults, Vec::<String>::new());
+}
+
+#[test]
+fn erasing_goes_on_past_many_secrets_and_one_that_is_damaged() {
+    let (directory, hand) = (Directory::new(), Hand::new());
+    drop(fresh(&directory, &hand));
+    let keep = LocalOptions { keep_versions: 1, ..options(&directory.file("store.db"), &hand) };
+    let store = Local::open(keep).unwrap();
+    for number in 0..150_u8 {
+        for _ in 0..3 {
+            put(&store, &format!("s{number}"), &[("f", &[number])]);
+        }
+    }
+    hand.turn(60_000_000);
+    let raw = rusqlite::Connection::open(directory.file("store.db")).unwrap();
+    raw.execute_batch("UPDATE version SET code = zeroblob(32) WHERE secret = 7 AND number = 1").unwrap();
+    assert!(matches!(store.retire(), Err(StoreFault::Corrupt(_))));
+    while store.has_versions_to_retire() {
+        store.retire().unwrap();
+    }
+    let count = |sql: &str| raw.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(count("SELECT count(*) FROM version WHERE key IS NULL"), 149);
+    assert_eq!(count("SELECT count(*) FROM value"), 2 * 149 + 3);
 }
 
 #[test]
@@ -202,20 +247,88 @@ fn ownership_given_once_stays_until_it_is_given_again() {
     assert_eq!(put(&store, "s", &[("f", b"2")]).after.unwrap().ownership, ownership);
 }
 
-#[test]
-fn the_sample_of_the_first_format_opens_for_ever() {
+/// The sample of a format in a directory of its own, and how it is opened.
+fn sample(format: u32) -> (Directory, LocalOptions) {
     let directory = Directory::new();
     let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/samples");
-    for (from, to) in [("store-1.db", "store.db"), ("store-1.key", "store.key")] {
-        std::fs::copy(samples.join(from), directory.file(to)).unwrap();
+    for (ending, to) in [("db", "store.db"), ("key", "store.key")] {
+        std::fs::copy(samples.join(format!("store-{format}.{ending}")), directory.file(to)).unwrap();
         std::fs::set_permissions(directory.file(to), std::fs::Permissions::from_mode(0o600)).unwrap();
     }
     let key = KeySource::File(directory.file("store.key"));
-    let store = Local::open(LocalOptions::new("main", directory.file("store.db"), key)).unwrap();
-    assert_eq!(get(&store, "prod/orders/db", 2, "password").unwrap(), b"sample-2");
-    assert_eq!(get(&store, "prod/orders/db", 2, "username").unwrap(), b"orders");
-    assert_eq!(get(&store, "prod/api", 1, "key").unwrap(), [0, 1, 2, 255]);
-    assert!(matches!(get(&store, "prod/orders/db", 1, "password"), Err(StoreFault::Revoked(..))));
+    let options = LocalOptions::new("main", directory.file("store.db"), key);
+    (directory, options)
+}
+
+fn format_of(file: &Path) -> u32 {
+    let raw = rusqlite::Connection::open(file).unwrap();
+    raw.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap()
+}
+
+#[test]
+fn the_samples_of_every_format_open_for_ever_and_take_changes() {
+    for format in [1, 2] {
+        let (directory, options) = sample(format);
+        assert_eq!(format_of(&options.path), format);
+        let store = Local::open(options.clone()).unwrap();
+        holds_the_sample(&store);
+        assert_eq!(format_of(&options.path), 2);
+        drop(store);
+        let store = Local::open(options.clone()).unwrap();
+        holds_the_sample(&store);
+        change(&store, Change::Promote { secret: path("prod/orders/db") }).unwrap();
+        put(&store, "prod/orders/db", &[("password", b"4")]);
+        drop(store);
+        let store = Local::open(options).unwrap();
+        assert_eq!(get(&store, "prod/orders/db", 3, "password").unwrap(), b"sample-3");
+        assert_eq!(get(&store, "prod/orders/db", 4, "username").unwrap(), b"orders");
+        assert_eq!(store.check().unwrap().faults, Vec::<String>::new());
+        drop(directory);
+    }
+}
+
+#[test]
+fn a_backup_of_the_first_format_is_restored() {
+    let (directory, options) = sample(1);
+    let backup = directory.file("backup");
+    std::fs::rename(&options.path, &backup).unwrap();
+    Local::restore(&backup, &options, false).unwrap();
+    holds_the_sample(&Local::open(options).unwrap());
+    assert_eq!(format_of(&backup), 1, "the backup is left as it was");
+}
+
+#[test]
+fn an_upgrade_leaves_what_is_damaged_as_it_is_and_saves_the_rest() {
+    let (_directory, options) = sample(1);
+    let raw = rusqlite::Connection::open(&options.path).unwrap();
+    raw.execute_batch("UPDATE version SET code = zeroblob(32) WHERE secret = 2").unwrap();
+    let rows = || -> Vec<Vec<u8>> {
+        let mut rows = raw.prepare("SELECT record FROM secret WHERE id = 2").unwrap();
+        rows.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    };
+    let before = rows();
+    for _ in 0..2 {
+        let store = Local::open(options.clone()).unwrap();
+        assert_eq!(get(&store, "prod/orders/db", 2, "password").unwrap(), b"sample-2");
+        assert!(matches!(get(&store, "prod/api", 1, "key"), Err(StoreFault::Corrupt(_))));
+        assert_eq!(rows(), before);
+    }
+}
+
+#[test]
+fn an_upgrade_with_another_key_changes_nothing() {
+    let (_directory, options) = sample(1);
+    let other = LocalOptions { key: KeySource::Raw([9; 32]), ..options.clone() };
+    assert!(matches!(Local::open(other), Err(StoreFault::WrongKey(_))));
+    assert_eq!(format_of(&options.path), 1);
+    holds_the_sample(&Local::open(options).unwrap());
+}
+
+fn holds_the_sample(store: &Local) {
+    assert_eq!(get(store, "prod/orders/db", 2, "password").unwrap(), b"sample-2");
+    assert_eq!(get(store, "prod/orders/db", 2, "username").unwrap(), b"orders");
+    assert_eq!(get(store, "prod/api", 1, "key").unwrap(), [0, 1, 2, 255]);
+    assert!(matches!(get(store, "prod/orders/db", 1, "password"), Err(StoreFault::Revoked(..))));
     let secret = store.known(&Login::machine(), &path("prod/orders/db")).unwrap();
     assert_eq!((secret.current, secret.next), (Some(version(2)), Some(version(3))));
     assert_eq!(store.check().unwrap().faults, Vec::<String>::new());
@@ -226,7 +339,7 @@ fn the_sample_of_the_first_format_opens_for_ever() {
 #[ignore = "makes the sample anew"]
 fn make_the_sample() {
     let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/samples");
-    let (database, key) = (samples.join("store-1.db"), samples.join("store-1.key"));
+    let (database, key) = (samples.join("store-2.db"), samples.join("store-2.key"));
     Key::from_bytes(&KEY).write_new_file(&key).unwrap();
     let directory = Directory::new();
     let store = fresh(&directory, &Hand::new());

@@ -48,7 +48,7 @@ fn versions_and_stages_move(store: &dyn Store, hand: &Hand) {
     assert_eq!(secret.version(version(1)).unwrap().lost, Some((hand.now(), StageSet::of(Stage::Previous))));
     assert_eq!(secret.version(version(2)).unwrap().lost, Some((hand.now(), StageSet::of(Stage::Current))));
     assert_eq!(get(store, "a/b", 1, "password").unwrap(), b"one");
-    for version in &secret.versions {
+    for version in secret.versions.iter() {
         for info in version.fields.iter() {
             let wanted = store.node(info.node).unwrap();
             assert_eq!(

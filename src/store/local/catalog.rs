@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use crate::model::{FieldNode, Secret, SecretPath, Version};
+use super::retirement::Retirement;
+use crate::model::{FieldNode, Secret, SecretPath, UnixTime, Version, VersionInfo, Versions};
 use crate::store::{StoreFault, Wanted};
 
 /// A secret, ordered and found by its path.
@@ -61,6 +62,8 @@ pub(super) struct Catalog {
     pub(super) damaged: BTreeMap<String, String>,
     /// Whether rows are missing, so that a path that is not found may have been one of them.
     pub(super) incomplete: bool,
+    /// Secrets with versions to be erased.
+    pub(super) retirement: Retirement,
 }
 
 impl Catalog {
@@ -97,21 +100,22 @@ impl Catalog {
 
     /// Sets what is known of a row; `None`: its path is freed.
     pub(super) fn set(&mut self, id: i64, path: &SecretPath, secret: Option<Arc<Secret>>) {
-        if let Some(before) = self.by_id.get(&id).cloned() {
-            for version in &before.versions {
-                let gone =
-                    secret.as_ref().and_then(|secret| secret.version(version.number)).is_none_or(no_fields);
-                if gone && let Some(field) = version.fields.first() {
-                    self.forget_run(field.node.get());
-                }
+        let none = Versions::default();
+        let before = self.by_id.get(&id).cloned();
+        let before = before.as_ref().map_or(&none, |before| &before.versions);
+        let after = secret.as_ref().map_or(&none, |secret| &secret.versions);
+        for (was, now) in before.differences(after) {
+            let first = |version: &VersionInfo| version.fields.first().map(|field| field.node.get());
+            match (was.and_then(first), now.and_then(first)) {
+                (Some(gone), None) => self.forget_run(gone),
+                (None, Some(first)) => now.into_iter().for_each(|now| self.note_run(id, now.number, first)),
+                _ => {}
             }
         }
+        self.retirement.note(id, secret.as_deref());
         self.secrets.remove(path.as_str());
         match secret {
             Some(secret) => {
-                for version in &secret.versions {
-                    self.note_run(id, version.number, version.fields.first().map(|field| field.node.get()));
-                }
                 self.freed.remove(path);
                 self.by_id.insert(id, Arc::clone(&secret));
                 self.secrets.insert(ByPath { id, secret });
@@ -125,7 +129,7 @@ impl Catalog {
 
     /// Adds a secret while everything is loaded; [`Self::loaded`] ends that.
     pub(super) fn load(&mut self, id: i64, secret: Arc<Secret>) {
-        for version in &secret.versions {
+        for version in secret.versions.iter() {
             if let Some(field) = version.fields.first() {
                 self.runs.push(Run { first: field.node.get(), version: version.number, id });
             }
@@ -145,8 +149,19 @@ impl Catalog {
         self.runs.shrink_to_fit();
     }
 
-    fn note_run(&mut self, id: i64, version: Version, first: Option<u32>) {
-        let Some(first) = first else { return };
+    /// Keeps only so many versions of each secret from now on (0: all).
+    pub(super) fn keep(&mut self, versions: u32) {
+        self.retirement = Retirement::keeping(versions);
+        self.by_id.iter().for_each(|(id, secret)| self.retirement.note(*id, Some(secret)));
+    }
+
+    /// Secrets with a version to be erased that lost its last stage before `since`.
+    pub(super) fn due(&self, since: UnixTime, count_max: usize) -> Vec<(i64, Arc<Secret>)> {
+        let due = self.retirement.due(since, count_max).into_iter();
+        due.filter_map(|id| Some((id, Arc::clone(self.by_id.get(&id)?)))).collect()
+    }
+
+    fn note_run(&mut self, id: i64, version: Version, first: u32) {
         // A new version's nodes are the largest yet, so this is an append.
         if let Err(at) = self.runs.binary_search_by_key(&first, |run| run.first) {
             self.runs.insert(at, Run { first, version, id });
@@ -195,8 +210,4 @@ impl Catalog {
     pub(super) fn all(&self) -> Vec<(i64, Arc<Secret>)> {
         self.by_id.iter().map(|(id, secret)| (*id, Arc::clone(secret))).collect()
     }
-}
-
-fn no_fields(version: &crate::model::VersionInfo) -> bool {
-    version.fields.is_empty()
 }

@@ -1,8 +1,8 @@
-//! The database file: opening it, its tables, reading and writing rows. All of the project's SQL is here and in
-//! `upkeep`.
+//! The database file: opening it, its tables, its header, its log. All of the project's SQL is here, in `rows` and in
+//! `format_1`.
 //!
 //! ```text
-//! application_id 0x63726673 ("crfs")   user_version 1   journal_mode WAL   secure_delete on
+//! application_id 0x63726673 ("crfs")   user_version 2   journal_mode WAL   secure_delete on
 //! meta    (name, value)                    store_id, check, metadata_key, counters (record | code)
 //! secret  (id, path, record, code)         one row per path ever used
 //! version (secret, number, record, code, key)   key: the wrapped data key; NULL once destroyed
@@ -10,22 +10,20 @@
 //! ```
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, params};
 
-use super::catalog::Catalog;
-use super::record::{Counters, Held};
+use super::files;
+use super::record::Counters;
 use super::seal::{CODE_BYTES, Header, Keys, StoreId, same_code};
-use crate::model::{SecretPath, Version};
 use crate::store::StoreFault;
 
 /// `application_id` of our databases: "crfs".
 const APPLICATION: i32 = 0x6372_6673;
 /// The format that this code writes.
-pub(super) const FORMAT: i32 = 1;
+pub(super) const FORMAT: i32 = 2;
 
 const TABLES: &str = "
     CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
@@ -101,8 +99,8 @@ pub(super) fn create(path: &Path, header: &Header, keys: &Keys) -> Result<(), St
     make(&mut connection).map_err(|error| fault(path, &error))
 }
 
-/// Refuses what is not a store of the format that this code knows.
-pub(super) fn recognise(connection: &Connection, path: &Path) -> Result<(), StoreFault> {
+/// The format of the store; refuses what is none, or of a format that this code does not know.
+pub(super) fn recognise(connection: &Connection, path: &Path) -> Result<i32, StoreFault> {
     let number = |pragma: &str| {
         connection
             .pragma_query_value(None, pragma, |row| row.get::<_, i32>(0))
@@ -122,7 +120,12 @@ pub(super) fn recognise(connection: &Connection, path: &Path) -> Result<(), Stor
     if format < 1 {
         return Err(StoreFault::Corrupt(format!("{file} has format {format}, which never was")));
     }
-    Ok(())
+    Ok(format)
+}
+
+/// Says that the store has the format that this code writes.
+pub(super) fn set_format(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "user_version", FORMAT)
 }
 
 /// Turns the write-ahead log on.
@@ -190,211 +193,30 @@ pub(super) fn set_header(connection: &Connection, header: &Header) -> rusqlite::
     Ok(())
 }
 
-/// A row of `secret` that does not prove itself.
-struct Damage {
-    path: String,
-    reason: String,
+/// Whether the database has no log, or an empty one. Its name in the directory may then not be durable.
+pub(super) fn has_no_log(path: &Path) -> bool {
+    std::fs::metadata(files::beside(path, "-wal")).map_or(true, |about| about.len() == 0)
 }
 
-/// Reads every secret and version and proves it. Damaged ones are set apart, by name.
-pub(super) fn load(connection: &Connection, path: &Path, keys: &Keys) -> Result<Catalog, StoreFault> {
-    let mut catalog = Catalog::default();
-    let mut seen = (0_u64, 0_u64);
-    let mut walk = || -> rusqlite::Result<()> {
-        let mut secrets = connection.prepare("SELECT id, path, record, code FROM secret ORDER BY id")?;
-        let mut versions = connection.prepare(VERSIONS_OF)?;
-        let mut rows = secrets.query([])?;
-        while let Some(row) = rows.next()? {
-            let id: i64 = row.get(0)?;
-            seen.0 += 1;
-            match held_of(row, id, &mut versions, keys, &mut seen.1)? {
-                Ok(held) if held.freed => catalog.load_freed(id, held.secret.path),
-                Ok(held) => catalog.load(id, Arc::new(held.secret)),
-                Err(damage) => {
-                    catalog.damaged.insert(damage.path, damage.reason);
-                }
-            }
-        }
-        Ok(())
-    };
-    walk().map_err(|error| fault(path, &error))?;
-    catalog.loaded();
-    let versions: i64 = connection
-        .query_row("SELECT count(*) FROM version", [], |row| row.get(0))
-        .map_err(|error| fault(path, &error))?;
-    let counted = counters(connection, path, keys);
-    let counted_right =
-        counted.is_ok_and(|counted| counted.secrets == seen.0 && counted.next_node > catalog.largest_node());
-    catalog.incomplete = !counted_right || u64::try_from(versions) != Ok(seen.1);
-    Ok(catalog)
+/// Writes the beginning of an empty log, so that no change has to: it would cost the change an fsync of its own. What
+/// is written says nothing new.
+pub(super) fn begin_log(connection: &Connection) -> rusqlite::Result<()> {
+    // Setting what is set already writes the page all the same.
+    connection.execute_batch(&format!("BEGIN IMMEDIATE; PRAGMA user_version = {FORMAT}; COMMIT;"))
 }
 
-const VERSIONS_OF: &str = "SELECT number, record, code FROM version WHERE secret = ?1 ORDER BY number";
-
-/// Reads one secret again and proves it.
-pub(super) fn load_one(
-    connection: &Connection,
-    path: &Path,
-    keys: &Keys,
-    id: i64,
-) -> Result<Option<Held>, StoreFault> {
-    let read = || -> rusqlite::Result<Option<Result<Held, Damage>>> {
-        let mut secret = connection.prepare("SELECT id, path, record, code FROM secret WHERE id = ?1")?;
-        let mut versions = connection.prepare(VERSIONS_OF)?;
-        let mut rows = secret.query([id])?;
-        let Some(row) = rows.next()? else { return Ok(None) };
-        held_of(row, id, &mut versions, keys, &mut 0).map(Some)
-    };
-    match read().map_err(|error| fault(path, &error))? {
-        None => Ok(None),
-        Some(Ok(held)) => Ok(Some(held)),
-        Some(Err(damage)) => Err(StoreFault::Corrupt(damage.reason)),
-    }
+/// Makes the log of a database that has none, durable with its name: SQLite is built not to sync the directory at
+/// each process's first change.
+pub(super) fn make_log(path: &Path) -> Result<(), StoreFault> {
+    let connection = connect(path, Duration::from_secs(1))?;
+    use_log(&connection, path)?;
+    begin_log(&connection).map_err(|error| fault(path, &error))?;
+    files::sync_directory(path)
 }
 
-fn held_of(
-    row: &rusqlite::Row<'_>,
-    id: i64,
-    versions: &mut rusqlite::Statement<'_>,
-    keys: &Keys,
-    seen: &mut u64,
-) -> rusqlite::Result<Result<Held, Damage>> {
-    let shown = match row.get_ref(1)? {
-        rusqlite::types::ValueRef::Text(text) => String::from_utf8_lossy(text).into_owned(),
-        _ => format!("row {id}"),
-    };
-    let damage = |what: &str| Damage {
-        reason: format!(
-            "{} does not prove itself ({what} was changed, moved or damaged): restore a backup",
-            shown.escape_debug()
-        ),
-        path: shown.clone(),
-    };
-    let (record, code) = (row.get_ref(2)?.as_blob(), row.get_ref(3)?.as_blob());
-    let held = SecretPath::from_store(&shown).ok().zip(record.ok());
-    let mut held = held.and_then(|(path, record)| Held::decode(path, record).map(|held| (held, record)));
-    let mut codes = Vec::new();
-    let mut broken = None;
-    let mut rows = versions.query([id])?;
-    while let Some(row) = rows.next()? {
-        *seen += 1;
-        let Some((held, _)) = &mut held else { continue };
-        let number = row.get_ref(0)?.as_i64().ok().and_then(|number| u32::try_from(number).ok());
-        let parts = (number.and_then(Version::new), row.get_ref(1)?.as_blob(), row.get_ref(2)?.as_blob());
-        let (Some(number), Ok(record), Ok(code)) = parts else {
-            broken = Some("one of its versions".to_owned());
-            continue;
-        };
-        let proves = same_code(code, &keys.version_code(&shown, number.get(), record));
-        if !proves || held.decode_version(number, record).is_none() {
-            broken = Some(format!("version {number}"));
-        }
-        codes.extend_from_slice(code);
-    }
-    let Some((held, record)) = held else { return Ok(Err(damage("its row"))) };
-    if let Some(broken) = broken {
-        return Ok(Err(damage(&broken)));
-    }
-    let proves = code.is_ok_and(|code| same_code(code, &keys.secret_code(&shown, record, &codes)));
-    Ok(if proves { Ok(held) } else { Err(damage("its row or the set of its versions")) })
-}
-
-/// A sealed value and the wrapped data key of its version.
-pub(super) struct SealedValue {
-    pub(super) key: Vec<u8>,
-    pub(super) sealed: Vec<u8>,
-}
-
-/// Reads a sealed value; `None` where a row is missing.
-pub(super) fn sealed_value(
-    connection: &Connection,
-    id: i64,
-    version: Version,
-    node: u32,
-) -> rusqlite::Result<Option<SealedValue>> {
-    let key = "SELECT key FROM version WHERE secret = ?1 AND number = ?2";
-    let key: Option<Option<Vec<u8>>> =
-        connection.query_row(key, params![id, version.get()], |row| row.get(0)).optional()?;
-    let sealed = "SELECT sealed FROM value WHERE node = ?1";
-    let sealed = connection.query_row(sealed, [node], |row| row.get(0)).optional()?;
-    Ok(key.flatten().zip(sealed).map(|(key, sealed)| SealedValue { key, sealed }))
-}
-
-/// Writes the row of a secret: a new one where `id` is `None`. Returns its number.
-pub(super) fn set_secret(
-    connection: &Connection,
-    keys: &Keys,
-    id: Option<i64>,
-    held: &Held,
-) -> rusqlite::Result<i64> {
-    let path = held.secret.path.as_str();
-    let mut codes = Vec::with_capacity(held.secret.versions.len() * CODE_BYTES);
-    for version in &held.secret.versions {
-        let record = held.encode_version(version);
-        codes.extend_from_slice(&keys.version_code(path, version.number.get(), &record));
-    }
-    let record = held.encode();
-    let code = keys.secret_code(path, &record, &codes);
-    if let Some(id) = id {
-        let set = "UPDATE secret SET record = ?2, code = ?3 WHERE id = ?1";
-        connection.execute(set, params![id, record, code])?;
-        return Ok(id);
-    }
-    let set = "INSERT INTO secret (path, record, code) VALUES (?1, ?2, ?3)";
-    connection.execute(set, params![path, record, code])?;
-    Ok(connection.last_insert_rowid())
-}
-
-/// Writes the row of a version: a new one where a wrapped key is given.
-pub(super) fn set_version(
-    connection: &Connection,
-    keys: &Keys,
-    id: i64,
-    held: &Held,
-    version: &crate::model::VersionInfo,
-    key: Option<&[u8]>,
-) -> rusqlite::Result<()> {
-    let record = held.encode_version(version);
-    let number = version.number.get();
-    let code = keys.version_code(held.secret.path.as_str(), number, &record);
-    let set = if key.is_some() {
-        "INSERT INTO version (secret, number, record, code, key) VALUES (?1, ?2, ?3, ?4, ?5)"
-    } else {
-        "UPDATE version SET record = ?3, code = ?4, key = coalesce(?5, key) WHERE secret = ?1 AND number = ?2"
-    };
-    connection.execute(set, params![id, number, record, code, key])?;
-    Ok(())
-}
-
-/// Replaces the wrapped key of a version; `None` erases it.
-pub(super) fn set_key(
-    connection: &Connection,
-    id: i64,
-    version: Version,
-    key: Option<&[u8]>,
-) -> rusqlite::Result<()> {
-    let set = "UPDATE version SET key = ?3 WHERE secret = ?1 AND number = ?2";
-    connection.execute(set, params![id, version.get(), key])?;
-    Ok(())
-}
-
-/// Removes the row of a version whose path is freed.
-pub(super) fn remove_version(connection: &Connection, id: i64, version: Version) -> rusqlite::Result<()> {
-    let remove = "DELETE FROM version WHERE secret = ?1 AND number = ?2";
-    connection.execute(remove, params![id, version.get()])?;
-    Ok(())
-}
-
-/// Stores a sealed value.
-pub(super) fn add_value(connection: &Connection, node: u32, sealed: &[u8]) -> rusqlite::Result<()> {
-    connection.execute("INSERT INTO value (node, sealed) VALUES (?1, ?2)", params![node, sealed])?;
-    Ok(())
-}
-
-/// Erases a sealed value.
-pub(super) fn remove_value(connection: &Connection, node: u32) -> rusqlite::Result<()> {
-    connection.execute("DELETE FROM value WHERE node = ?1", [node])?;
-    Ok(())
+/// Moves all of the log into the database and begins it anew: no old page is left in it.
+pub(super) fn erase_log(connection: &Connection) -> rusqlite::Result<()> {
+    if checkpoint(connection, true)? { begin_log(connection) } else { Ok(()) }
 }
 
 /// Moves the log into the database. `erase`: and cuts it to nothing, so that no old page is left in it.

@@ -1,14 +1,20 @@
 //! The embedded store: one SQLite database, every value sealed. May touch its database, lock and key file.
 //!
 //! One process owns the database at a time (`files::Lock`). What is known of secrets lies in memory (`catalog`),
-//! proven at open (`database`); values are sealed (`seal`) until the moment they are fetched.
+//! proven at open (`rows`, `commitment`); values are sealed (`seal`) until the moment they are fetched.
 
 mod cache;
 mod catalog;
+mod commitment;
+#[cfg(test)]
+mod cost_tests;
 mod database;
 mod files;
+mod format_1;
 mod key;
 mod record;
+mod retirement;
+mod rows;
 mod seal;
 mod semantics;
 mod upkeep;
@@ -24,7 +30,7 @@ use rusqlite::Connection;
 
 use cache::ValueCache;
 use catalog::Catalog;
-use database::SealedValue;
+use rows::SealedValue;
 use seal::Keys;
 
 use super::{Change, Changed, Fetched, Login, Pending, Store, StoreFault, StoreState, Wanted, Watcher};
@@ -48,9 +54,11 @@ pub struct LocalOptions {
     pub path: PathBuf,
     /// The key-encryption key.
     pub key: KeySource,
-    /// How many versions of a secret keep their bytes; older ones without a stage are destroyed by the next `put`.
-    /// 0: all.
+    /// How many versions of a secret keep their bytes; of older ones those without a stage are destroyed by
+    /// [`Local::retire`]. 0: all.
     pub keep_versions: u32,
+    /// For how long a version keeps its bytes in any case, from when it lost its last stage.
+    pub erase_after: Duration,
     /// How long to wait for another process to give the database up, in milliseconds.
     pub busy_wait_ms: u64,
     /// How much to remember of values, in bytes of locked memory.
@@ -70,6 +78,7 @@ impl LocalOptions {
             path: path.into(),
             key,
             keep_versions: 0,
+            erase_after: Duration::from_secs(30),
             busy_wait_ms: 0,
             value_cache_bytes: 1024 * 1024,
             log_pages_max: 1000,
@@ -94,6 +103,10 @@ struct Inner {
     watchers: RwLock<Vec<Watcher>>,
     /// About how many pages the log has.
     log_pages: AtomicU64,
+    /// [`LocalOptions::erase_after`] as it is now.
+    erase_after: Mutex<Duration>,
+    /// Held by whoever erases versions.
+    retiring: Mutex<()>,
     /// Last, so that the database is closed before another process may open it.
     _lock: files::Lock,
 }
@@ -135,9 +148,8 @@ impl Inner {
         let located = self.locate(wanted)?;
         // Held across reading and opening, so that a new key does not come between.
         let keys = self.keys.read();
-        let found =
-            database::sealed_value(&self.reader.lock(), located.id, wanted.version, located.node.get())
-                .map_err(|error| database::fault(&self.options.path, &error))?;
+        let found = rows::sealed_value(&self.reader.lock(), located.id, wanted.version, located.node.get())
+            .map_err(|error| database::fault(&self.options.path, &error))?;
         // What a change took away meanwhile is no damage.
         self.locate(wanted)?;
         let sealed = found.ok_or_else(|| damaged(wanted, "is missing"))?;
@@ -163,7 +175,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         if self.log_pages.load(Ordering::Relaxed) > self.options.log_pages_max {
             // Nobody is left to hear of a failure, and nothing is lost by one: the log is read at the next open.
-            drop(database::checkpoint(self.writer.get_mut(), true));
+            drop(database::erase_log(self.writer.get_mut()));
         }
     }
 }

@@ -5,6 +5,7 @@
 //!                 u32 next number | u32 current | u32 previous | u32 next (0: none)
 //!                 i64 changed | i64 last activation (µs since 1970)
 //!                 owner text? | u8 impact (0 none, 1 low, 2 medium, 3 high) | rotate_every span? | grace span?
+//!                 56 bytes: which versions there are (`commitment`)
 //! version.record  u8 state (1 active, 2 revoked, 3 deleted, 4 destroyed) | u8 revoked (0, 1)
 //!                 i64 created | activated time? | u8 lost (0, 1) [ i64 when | u8 stages (1 current, 2 previous, 4 next) ]
 //!                 u32 count | per field: text name, u64 length in bytes, u32 node
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use crate::model::{
     FieldInfo, FieldName, FieldNode, Impact, Ownership, Secret, SecretPath, Stage, StageSet, State, UnixTime,
-    Version, VersionInfo,
+    Version, VersionInfo, Versions,
 };
 
 /// One secret as the database holds it, with what readers need not know.
@@ -31,8 +32,6 @@ pub(super) struct Held {
     pub(super) next_number: u32,
     /// The last moment at which a version became current; the next is later.
     pub(super) activated_last: UnixTime,
-    /// Versions that are revoked, also where deletion hides it.
-    pub(super) revoked: Vec<Version>,
 }
 
 impl Held {
@@ -40,7 +39,7 @@ impl Held {
     pub(super) fn unused(path: SecretPath) -> Self {
         let secret = Secret {
             path,
-            versions: Vec::new(),
+            versions: Versions::default(),
             current: None,
             previous: None,
             next: None,
@@ -49,10 +48,10 @@ impl Held {
             ownership: Ownership::default(),
         };
         let activated_last = UnixTime::default();
-        Self { secret, freed: true, next_number: 1, activated_last, revoked: Vec::new() }
+        Self { secret, freed: true, next_number: 1, activated_last }
     }
 
-    /// The row's record.
+    /// The row's record, but for what stands for the versions.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(64);
         let number = |version: Option<Version>| version.map_or(0, Version::get);
@@ -75,7 +74,7 @@ impl Held {
         out
     }
 
-    /// Reads a record; `None` where it is not one.
+    /// Reads what [`Self::encode`] made; `None` where it is not that. The versions are in rows of their own.
     pub(super) fn decode(path: SecretPath, record: &[u8]) -> Option<Self> {
         let mut from = Reader(record);
         let flags = from.u8()?;
@@ -94,75 +93,65 @@ impl Held {
         let (rotate_every, grace) = (from.option(Reader::span)?, from.option(Reader::span)?);
         let ownership = Ownership { owner, impact, rotate_every, grace };
         let (deleted, freed) = (flags & 1 != 0, flags & 2 != 0);
-        let secret =
-            Secret { path, versions: Vec::new(), current, previous, next, deleted, changed, ownership };
-        (from.0.is_empty() && flags < 4).then(|| Self {
-            secret,
-            freed,
-            next_number,
-            activated_last,
-            revoked: Vec::new(),
-        })
+        let versions = Versions::default();
+        let secret = Secret { path, versions, current, previous, next, deleted, changed, ownership };
+        (from.0.is_empty() && flags < 4).then_some(Self { secret, freed, next_number, activated_last })
     }
+}
 
-    /// The record of one version's row.
-    pub(super) fn encode_version(&self, version: &VersionInfo) -> Vec<u8> {
-        let mut out = Vec::with_capacity(96);
-        out.push(match version.state {
-            State::Active => 1,
-            State::Revoked => 2,
-            State::Deleted => 3,
-            State::Destroyed => 4,
-        });
-        out.push(u8::from(self.revoked.contains(&version.number)));
-        out.extend_from_slice(&version.created.micros().to_le_bytes());
-        put_option(&mut out, version.activated, put_time);
-        put_option(&mut out, version.lost, |out, (when, stages)| {
-            put_time(out, when);
-            out.push(stages.iter().fold(0, |bits, stage| bits | stage_bit(stage)));
-        });
-        put_u32(&mut out, version.fields.len());
-        for field in version.fields.iter() {
-            put_text(&mut out, field.name.as_str());
-            out.extend_from_slice(&field.bytes.unwrap_or(0).to_le_bytes());
-            out.extend_from_slice(&field.node.get().to_le_bytes());
-        }
-        out
+/// The record of one version's row.
+pub(super) fn encode_version(version: &VersionInfo) -> Vec<u8> {
+    let mut out = Vec::with_capacity(96);
+    out.push(match version.state {
+        State::Active => 1,
+        State::Revoked => 2,
+        State::Deleted => 3,
+        State::Destroyed => 4,
+    });
+    out.push(u8::from(version.revoked));
+    out.extend_from_slice(&version.created.micros().to_le_bytes());
+    put_option(&mut out, version.activated, put_time);
+    put_option(&mut out, version.lost, |out, (when, stages)| {
+        put_time(out, when);
+        out.push(stages.iter().fold(0, |bits, stage| bits | stage_bit(stage)));
+    });
+    put_u32(&mut out, version.fields.len());
+    for field in version.fields.iter() {
+        put_text(&mut out, field.name.as_str());
+        out.extend_from_slice(&field.bytes.unwrap_or(0).to_le_bytes());
+        out.extend_from_slice(&field.node.get().to_le_bytes());
     }
+    out
+}
 
-    /// Reads the record of one version and adds it; `None` where it is not one.
-    pub(super) fn decode_version(&mut self, number: Version, record: &[u8]) -> Option<()> {
-        let mut from = Reader(record);
-        let state = match from.u8()? {
-            1 => State::Active,
-            2 => State::Revoked,
-            3 => State::Deleted,
-            4 => State::Destroyed,
-            _ => return None,
-        };
-        let revoked = from.u8()? != 0;
-        let created = from.time()?;
-        let activated = from.option(Reader::time)?;
-        let lost = from.option(|from| {
-            let when = from.time()?;
-            let bits = from.u8()?;
-            let stages = Stage::ALL.into_iter().filter(|stage| bits & stage_bit(*stage) != 0);
-            Some((when, stages.fold(StageSet::EMPTY, StageSet::with)))
-        })?;
-        let count = from.u32()?;
-        let mut fields = Vec::with_capacity(count.min(super::FIELDS_MAX) as usize);
-        for _ in 0..count {
-            let name = FieldName::from_store(from.text()?).ok()?;
-            let bytes = Some(from.u64()?);
-            fields.push(FieldInfo { name, bytes, node: FieldNode::new(from.u32()?)? });
-        }
-        if revoked {
-            self.revoked.push(number);
-        }
-        let fields = fields.into();
-        self.secret.versions.push(VersionInfo { number, created, activated, lost, state, fields });
-        from.0.is_empty().then_some(())
+/// Reads the record of one version; `None` where it is not one.
+pub(super) fn decode_version(number: Version, record: &[u8]) -> Option<VersionInfo> {
+    let mut from = Reader(record);
+    let state = match from.u8()? {
+        1 => State::Active,
+        2 => State::Revoked,
+        3 => State::Deleted,
+        4 => State::Destroyed,
+        _ => return None,
+    };
+    let revoked = from.u8()? != 0;
+    let created = from.time()?;
+    let activated = from.option(Reader::time)?;
+    let lost = from.option(|from| {
+        let when = from.time()?;
+        let bits = from.u8()?;
+        let stages = Stage::ALL.into_iter().filter(|stage| bits & stage_bit(*stage) != 0);
+        Some((when, stages.fold(StageSet::EMPTY, StageSet::with)))
+    })?;
+    let count = from.u32()?;
+    let mut fields = Vec::with_capacity(count.min(super::FIELDS_MAX) as usize);
+    for _ in 0..count {
+        let name = FieldName::from_store(from.text()?).ok()?;
+        let bytes = Some(from.u64()?);
+        fields.push(FieldInfo { name, bytes, node: FieldNode::new(from.u32()?)? });
     }
+    let fields = fields.into();
+    from.0.is_empty().then_some(VersionInfo { number, created, activated, lost, state, revoked, fields })
 }
 
 /// What the store counts.

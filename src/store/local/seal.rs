@@ -4,7 +4,8 @@
 //! key-encryption key (32 bytes, from KeySource; never stored in the database)
 //!  ├─ seals  "check"         meta.check         sealed("credfs", bound("check"))
 //!  ├─ seals  metadata key    meta.metadata_key  sealed(32 random bytes, bound("metadata-key"))
-//!  │          └─ HKDF-SHA256(salt none, info "credfs local store 1 metadata") → HMAC-SHA256 key of every code
+//!  │          ├─ HKDF-SHA256(salt none, info "credfs local store 1 metadata") → HMAC-SHA256 key of every code
+//!  │          └─ HKDF-SHA256(salt none, info "credfs local store 2 members")  → HMAC-SHA256 key of `commitment`
 //!  └─ seals  data key        version.key        sealed(32 random bytes, bound("data-key", path, number))
 //!             └─ seals value value.sealed       sealed(value, bound("value", path, number, field))
 //!
@@ -13,8 +14,10 @@
 //! bound(purpose, parts…) = each of: "credfs local store 1", purpose, store id (16 bytes), parts…
 //!                          as length (u32, little endian) | bytes          number = u32, little endian
 //! code = HMAC-SHA256(key, bound(purpose, parts…))
-//!        purpose "secret":   path, record, all codes of its versions in order of number, joined
+//!        purpose "secret-2": path, record (which holds the commitment to the version rows)
+//!        purpose "secret":   path, record, all codes of its versions in order of number, joined: format 1
 //!        purpose "version":  path, number, record
+//!        purpose "versions": path, nonce (see `commitment`)
 //!        purpose "counters": record
 //! ```
 
@@ -67,6 +70,7 @@ pub(super) struct Keys {
     wrapping: Key,
     metadata: Key,
     coder: Hmac<Sha256>,
+    members: Hmac<Sha256>,
 }
 
 impl Keys {
@@ -85,8 +89,14 @@ impl Keys {
     fn with(store: StoreId, wrapping: Key, metadata: Key) -> Result<(Self, Header), StoreFault> {
         let check = seal(&wrapping, &bound(&store, "check", &[]), CHECK)?;
         let metadata_key = seal(&wrapping, &bound(&store, "metadata-key", &[]), metadata.expose())?;
-        let coder = coder_of(&metadata)?;
-        Ok((Self { store, wrapping, metadata, coder }, Header { store, check, metadata_key }))
+        let keys = Self::of_parts(store, wrapping, metadata)?;
+        Ok((keys, Header { store, check, metadata_key }))
+    }
+
+    fn of_parts(store: StoreId, wrapping: Key, metadata: Key) -> Result<Self, StoreFault> {
+        let coder = derived(&metadata, b"credfs local store 1 metadata")?;
+        let members = derived(&metadata, b"credfs local store 2 members")?;
+        Ok(Self { store, wrapping, metadata, coder, members })
     }
 
     /// Opens a header.
@@ -97,8 +107,7 @@ impl Keys {
         match (check, metadata) {
             (Some(check), Some(metadata)) if check.expose() == CHECK && metadata.len() == KEY_BYTES => {
                 let metadata = Key::of_slice(metadata.expose());
-                let coder = coder_of(&metadata).map_err(HeaderFault::Random)?;
-                Ok(Self { store, wrapping, metadata, coder })
+                Self::of_parts(store, wrapping, metadata).map_err(HeaderFault::Random)
             }
             (None, None) => Err(HeaderFault::WrongKey),
             _ => Err(HeaderFault::Damaged),
@@ -165,9 +174,26 @@ impl Keys {
         self.code("version", &[path.as_bytes(), &number.to_le_bytes(), record])
     }
 
-    /// The code of a secret's row, over the codes of all its versions.
-    pub(super) fn secret_code(&self, path: &str, record: &[u8], versions: &[u8]) -> Code {
+    /// The code of a secret's row.
+    pub(super) fn secret_code(&self, path: &str, record: &[u8]) -> Code {
+        self.code("secret-2", &[path.as_bytes(), record])
+    }
+
+    /// The code of a secret's row in format 1, over the codes of all its versions.
+    pub(super) fn secret_code_1(&self, path: &str, record: &[u8], versions: &[u8]) -> Code {
         self.code("secret", &[path.as_bytes(), record, versions])
+    }
+
+    /// What the version row that `code` proves counts for in its secret's sum. Never to be stored.
+    pub(super) fn member(&self, code: &Code) -> Code {
+        let mut coder = self.members.clone();
+        coder.update(code);
+        coder.finalize().into_bytes().into()
+    }
+
+    /// What hides a secret's sum.
+    pub(super) fn blinding_code(&self, path: &str, nonce: &[u8]) -> Code {
+        self.code("versions", &[path.as_bytes(), nonce])
     }
 
     /// The code of the store's counters.
@@ -193,10 +219,10 @@ pub(super) fn fill_random(bytes: &mut [u8]) -> Result<(), StoreFault> {
         .map_err(|error| StoreFault::Io(format!("the kernel gives no random bytes: {error}")))
 }
 
-fn coder_of(metadata: &Key) -> Result<Hmac<Sha256>, StoreFault> {
+fn derived(metadata: &Key, info: &[u8]) -> Result<Hmac<Sha256>, StoreFault> {
     let mut derived = LockedBytes::zeroed(KEY_BYTES);
     hkdf::Hkdf::<Sha256>::new(None, metadata.expose())
-        .expand(b"credfs local store 1 metadata", derived.as_mut_slice())
+        .expand(info, derived.as_mut_slice())
         .map_err(|_| StoreFault::Io("no key can be derived for metadata".into()))?;
     Hmac::<Sha256>::new_from_slice(derived.as_slice())
         .map_err(|_| StoreFault::Io("no key can be derived for metadata".into()))

@@ -16,8 +16,6 @@ pub(super) struct Around<'a> {
     pub(super) now: UnixTime,
     /// The next node; moved on by what is allocated.
     pub(super) next_node: &'a mut u32,
-    /// How many versions with bytes to keep; 0: all.
-    pub(super) keep_versions: u32,
 }
 
 /// What was decided beside the new state of the secret.
@@ -67,19 +65,33 @@ impl Stages {
     fn of(secret: &Secret) -> Self {
         Self { current: secret.current, previous: secret.previous, next: secret.next }
     }
+
+    /// The versions they point to.
+    fn named(self) -> impl Iterator<Item = Version> {
+        [self.current, self.previous, self.next].into_iter().flatten()
+    }
+
+    /// The stages that point to `number`.
+    fn naming(self, number: Version) -> StageSet {
+        let points =
+            [(Stage::Current, self.current), (Stage::Previous, self.previous), (Stage::Next, self.next)];
+        let ours = points.into_iter().filter(|(_, named)| *named == Some(number));
+        ours.fold(StageSet::EMPTY, |set, (stage, _)| set.with(stage))
+    }
 }
 
 /// Points the stages elsewhere: notes what each version lost, and when the new current one became so.
 fn restage(held: &mut Held, to: Stages, now: UnixTime) {
-    let before = held.secret.clone();
+    let from = Stages::of(&held.secret);
     (held.secret.current, held.secret.previous, held.secret.next) = (to.current, to.previous, to.next);
-    let after: Vec<StageSet> =
-        held.secret.versions.iter().map(|version| held.secret.stages_of(version.number)).collect();
-    for (version, now_held) in held.secret.versions.iter_mut().zip(after) {
-        let was_held = before.stages_of(version.number);
+    // No other version gains or loses anything.
+    let named: BTreeSet<Version> = from.named().chain(to.named()).collect();
+    for number in named {
+        let Some(version) = held.secret.versions.get_mut(number) else { continue };
         let missing_from = |set: StageSet, other: StageSet| {
             set.iter().filter(|stage| !other.contains(*stage)).fold(StageSet::EMPTY, StageSet::with)
         };
+        let (was_held, now_held) = (from.naming(number), to.naming(number));
         let (lost, gained) = (missing_from(was_held, now_held), missing_from(now_held, was_held));
         if !lost.is_empty() {
             // Only what is lost now: an older loss must not be given a new time.
@@ -140,6 +152,7 @@ fn put(
         activated: None,
         lost: None,
         state: State::Active,
+        revoked: false,
         fields: fields.into(),
     });
     let mut stages = Stages::of(&held.secret);
@@ -150,7 +163,6 @@ fn put(
     }
     restage(held, stages, around.now);
     describe(&mut held.secret.ownership, ownership);
-    prune(held, around.keep_versions, around.now);
     Ok(Done { version: Some(number), base, carried: carried_names })
 }
 
@@ -235,24 +247,31 @@ fn describe(ownership: &mut Ownership, given: &Ownership) {
     ownership.grace = given.grace.or(ownership.grace);
 }
 
-/// Destroys the oldest versions without a stage, as long as more than `keep` have bytes.
-fn prune(held: &mut Held, keep: u32, now: UnixTime) {
-    if keep == 0 {
-        return;
+/// A version that is kept no longer than it may still be read: its number, and when it lost its last stage.
+pub(super) type Surplus = (Version, UnixTime);
+
+/// The oldest versions without a stage, as many as have bytes beyond `keep` (0: none).
+pub(super) fn surplus(secret: &Secret, keep: u32) -> Vec<Surplus> {
+    if keep == 0 || secret.versions.len() <= keep as usize {
+        return Vec::new();
     }
-    let with_bytes = held.secret.versions.iter().filter(|version| version.state != State::Destroyed).count();
-    let surplus = with_bytes.saturating_sub(keep as usize);
-    let oldest: Vec<Version> = held
-        .secret
-        .versions
-        .iter()
-        .filter(|version| version.state != State::Destroyed)
-        .map(|version| version.number)
-        .filter(|number| held.secret.stages_of(*number).is_empty())
-        .take(surplus)
-        .collect();
-    for number in oldest {
+    let with_bytes = || secret.versions.iter().filter(|version| version.state != State::Destroyed);
+    let count = with_bytes().count().saturating_sub(keep as usize);
+    with_bytes()
+        .filter(|version| secret.stages_of(version.number).is_empty())
+        .map(|version| (version.number, version.lost.map_or(version.created, |(when, _)| when)))
+        .take(count)
+        .collect()
+}
+
+/// Destroys those versions beyond `keep` that lost their last stage before `since`.
+pub(super) fn retire(held: &mut Held, keep: u32, since: UnixTime, now: UnixTime) {
+    let before = held.secret.clone();
+    for (number, _) in surplus(&before, keep).into_iter().filter(|(_, lost)| *lost < since) {
         destroy_version(held, number, now);
+    }
+    if held.secret != before {
+        held.secret.changed = before.changed.max(now).max(held.activated_last);
     }
 }
 
@@ -292,9 +311,7 @@ fn revoke(held: &mut Held, number: Version) -> Result<Done, StoreFault> {
     if version.state == State::Active {
         version.state = State::Revoked;
     }
-    if !held.revoked.contains(&number) {
-        held.revoked.push(number);
-    }
+    version.revoked = true;
     Ok(about(number))
 }
 
@@ -312,16 +329,14 @@ fn undelete(held: &mut Held, number: Option<Version>) -> Result<Done, StoreFault
         held.secret.deleted = false;
         return Ok(Done::default());
     };
-    let revoked = held.revoked.contains(&number);
     let version = version_mut(&mut held.secret, number)?;
-    version.state = if revoked { State::Revoked } else { State::Active };
+    version.state = if version.revoked { State::Revoked } else { State::Active };
     Ok(about(number))
 }
 
 fn destroy(held: &mut Held, number: Option<Version>, now: UnixTime) -> Result<Done, StoreFault> {
     let Some(number) = number else {
         held.freed = true;
-        held.revoked.clear();
         held.secret.versions.clear();
         (held.secret.current, held.secret.previous, held.secret.next) = (None, None, None);
         held.secret.deleted = false;
@@ -340,7 +355,7 @@ fn destroy_version(held: &mut Held, number: Version, now: UnixTime) {
     let Stages { current, previous, next } = Stages::of(&held.secret);
     let stages = Stages { current: without(current), previous: without(previous), next: without(next) };
     restage(held, stages, now);
-    if let Some(version) = held.secret.versions.iter_mut().find(|version| version.number == number) {
+    if let Some(version) = held.secret.versions.get_mut(number) {
         version.state = State::Destroyed;
         version.fields = [].into();
     }
@@ -371,7 +386,7 @@ pub(super) fn readable(secret: &Secret, number: Version) -> Result<&VersionInfo,
 
 fn version_mut(secret: &mut Secret, number: Version) -> Result<&mut VersionInfo, StoreFault> {
     let path = secret.path.clone();
-    match secret.versions.iter_mut().find(|version| version.number == number) {
+    match secret.versions.get_mut(number) {
         None => Err(StoreFault::NoVersion(path, number)),
         Some(version) if version.state == State::Destroyed => Err(StoreFault::Destroyed(path, number)),
         Some(version) => Ok(version),
@@ -397,7 +412,7 @@ mod tests {
         };
         let mut once = || {
             let now = UnixTime::from_micros(1);
-            apply(&mut held, &put, &mut Around { now, next_node: &mut next_node, keep_versions: 0 })
+            apply(&mut held, &put, &mut Around { now, next_node: &mut next_node })
         };
         assert!(once().is_ok());
         assert!(matches!(once(), Err(StoreFault::TooLarge { .. })));

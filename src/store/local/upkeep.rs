@@ -13,7 +13,7 @@ use super::cache::ValueCache;
 use super::files::{self, Lock};
 use super::key::{Key, KeySource};
 use super::seal::{Header, HeaderFault, Keys};
-use super::{Inner, Local, LocalOptions, database};
+use super::{Inner, Local, LocalOptions, database, format_1, rows};
 use crate::model::State;
 use crate::store::{StoreFault, Wanted};
 
@@ -68,7 +68,10 @@ impl Local {
         let file = files::create_new(&made)?;
         database::create(&made, &header, &keys)?;
         file.sync_all().map_err(|error| files::fault(&made, "cannot be synced", &error))?;
-        files::publish(&made, path)
+        files::publish(&made, path)?;
+        // If this fails, the first open does it.
+        drop(database::make_log(path));
+        Ok(())
     }
 
     /// Opens a store and proves everything but the values.
@@ -85,12 +88,23 @@ impl Local {
             )));
         }
         let lock = Lock::take(path, Duration::from_millis(options.busy_wait_ms))?;
-        let writer = database::connect(path, CONNECTION_WAIT)?;
-        database::recognise(&writer, path)?;
+        let log_is_new = database::has_no_log(path);
+        let mut writer = database::connect(path, CONNECTION_WAIT)?;
+        let format = database::recognise(&writer, path)?;
         database::use_log(&writer, path)?;
         let header = database::header(&writer, path)?;
         let keys = open_header(&header, &options.key, path)?;
-        let catalog = database::load(&writer, path, &keys)?;
+        if log_is_new {
+            files::sync_directory(path)?;
+        }
+        if format < database::FORMAT {
+            format_1::upgrade(&mut writer, path, &keys)?;
+        } else if log_is_new {
+            // If this fails, as on a full disk, the first change does it.
+            drop(database::begin_log(&writer));
+        }
+        let mut catalog = rows::load(&writer, path, &keys)?;
+        catalog.keep(options.keep_versions);
         let reader = database::connect(path, CONNECTION_WAIT)?;
         let log_bytes = fs::metadata(files::beside(path, "-wal")).map_or(0, |about| about.len());
         let values = Mutex::new(ValueCache::new(options.value_cache_bytes));
@@ -102,6 +116,8 @@ impl Local {
             values,
             watchers: RwLock::new(Vec::new()),
             log_pages: AtomicU64::new(log_bytes / 4096),
+            erase_after: Mutex::new(options.erase_after),
+            retiring: Mutex::new(()),
             _lock: lock,
             options,
         };
@@ -114,6 +130,27 @@ impl Local {
     /// [`StoreFault::Io`].
     pub fn checkpoint(&self) -> Result<(), StoreFault> {
         self.inner.checkpoint()
+    }
+
+    /// Erases versions that are beyond [`LocalOptions::keep_versions`], have no stage, and lost the last one longer
+    /// than [`LocalOptions::erase_after`] ago. To be called now and then: nothing else erases them. Returns for how
+    /// many secrets it did so.
+    ///
+    /// # Errors
+    /// [`StoreFault`], where the rest is left to the next call.
+    pub fn retire(&self) -> Result<u64, StoreFault> {
+        self.inner.retire()
+    }
+
+    /// Whether [`Self::retire`] has something to do. Never waits for the disk.
+    #[must_use]
+    pub fn has_versions_to_retire(&self) -> bool {
+        self.inner.has_versions_to_retire()
+    }
+
+    /// Changes [`LocalOptions::erase_after`].
+    pub fn set_erase_after(&self, span: Duration) {
+        *self.inner.erase_after.lock() = span;
     }
 
     /// Secrets that are set apart because their rows do not prove themselves, and what is wrong.
@@ -178,6 +215,8 @@ impl Local {
             let replaced = if path.exists() { Some(set_aside(path, options)?) } else { None };
             fs::rename(&made, path).map_err(|error| files::fault(path, "cannot be replaced", &error))?;
             files::sync_directory(path)?;
+            // If this fails, the first open does it.
+            drop(database::make_log(path));
             Ok(Restored { checked, replaced })
         });
         for leftover in ["", "-wal", "-shm", ".lock"] {
@@ -276,7 +315,18 @@ impl Inner {
         self.log_pages.store(0, Ordering::Relaxed);
         // A connection of its own, so that neither changes nor fetches wait for the copying.
         let connection = database::connect(path, CONNECTION_WAIT)?;
-        database::checkpoint(&connection, false).map(drop).map_err(|error| database::fault(path, &error))
+        let checkpoint = || {
+            database::checkpoint(&connection, false)?;
+            // What was written meanwhile is little, and nobody writes now: without this second look a log that is
+            // always written to would never be moved as a whole, and would grow for ever.
+            let writer = self.writer.lock();
+            if database::checkpoint(&connection, false)? {
+                // The next frame begins the log anew: it shall not be that of a change.
+                database::begin_log(&writer)?;
+            }
+            Ok(())
+        };
+        checkpoint().map_err(|error| database::fault(path, &error))
     }
 
     fn check(&self) -> Result<Checked, StoreFault> {
@@ -287,7 +337,7 @@ impl Inner {
         let (found, value_rows) =
             database::examine(&writer).map_err(|error| database::fault(path, &error))?;
         checked.faults = found.into_iter().map(|line| format!("{}: {line}", path.display())).collect();
-        let fresh = database::load(&writer, path, &self.keys.read())?;
+        let fresh = rows::load(&writer, path, &self.keys.read())?;
         checked.faults.extend(fresh.damaged.values().cloned());
         if fresh.incomplete {
             checked.faults.push(format!("{}: rows are missing, or its counters are wrong", path.display()));
@@ -304,7 +354,7 @@ impl Inner {
                         field: field.name.clone(),
                     };
                     let located = super::Located { id, node: field.node, bytes: field.bytes };
-                    let sealed = database::sealed_value(&writer, id, version.number, field.node.get())
+                    let sealed = rows::sealed_value(&writer, id, version.number, field.node.get())
                         .map_err(|error| database::fault(path, &error))?;
                     let outcome = match sealed {
                         None => Err(super::damaged(&wanted, "is missing")),
@@ -338,14 +388,14 @@ impl Inner {
         let failed = |error: rusqlite::Error| database::fault(path, &error);
         let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
         database::set_header(&transaction, &header).map_err(failed)?;
-        let catalog = database::load(&transaction, path, &keys)?;
+        let catalog = rows::load(&transaction, path, &keys)?;
         if let Some(reason) = catalog.damaged.values().next() {
             return Err(StoreFault::Corrupt(format!("nothing was rekeyed: {reason}")));
         }
         for (id, secret) in catalog.all() {
             for version in secret.versions.iter().filter(|version| version.state != State::Destroyed) {
                 let Some(first) = version.fields.first() else { continue };
-                let wrapped = database::sealed_value(&transaction, id, version.number, first.node.get())
+                let wrapped = rows::sealed_value(&transaction, id, version.number, first.node.get())
                     .map_err(failed)?
                     .and_then(|found| keys.unwrap_key(&secret.path, version.number, &found.key))
                     .ok_or_else(|| {
@@ -355,7 +405,7 @@ impl Inner {
                         ))
                     })?;
                 let wrapped = fresh.wrap(&secret.path, version.number, &wrapped)?;
-                database::set_key(&transaction, id, version.number, Some(&wrapped)).map_err(failed)?;
+                rows::set_key(&transaction, id, version.number, &wrapped).map_err(failed)?;
             }
         }
         transaction.commit().map_err(failed)?;

@@ -172,6 +172,11 @@ impl Instance {
         self.dir.join(path)
     }
 
+    /// Sets a key of the configuration, by its dotted name.
+    pub(crate) fn set(&self, key: &str, value: impl Into<toml::Value>) {
+        self.edit_config(&[(key, value.into())]);
+    }
+
     fn edit_config(&self, edits: &[(&str, toml::Value)]) {
         if edits.is_empty() {
             return;

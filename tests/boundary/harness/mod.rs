@@ -46,7 +46,12 @@ pub(crate) fn median<T: Copy + PartialOrd>(values: &[T]) -> T {
 
 /// How often the long tests repeat: `usual`, or `full` where `CREDFS_TEST_FULL=1`.
 pub(crate) fn repetitions(usual: u64, full: u64) -> u64 {
-    if std::env::var_os("CREDFS_TEST_FULL").is_some_and(|value| value == "1") { full } else { usual }
+    if is_full() { full } else { usual }
+}
+
+/// Whether what takes long is asked for.
+pub(crate) fn is_full() -> bool {
+    std::env::var_os("CREDFS_TEST_FULL").is_some_and(|value| value == "1")
 }
 
 /// A TCP port of the loopback interface that was free a moment ago.
