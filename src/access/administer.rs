@@ -9,6 +9,7 @@ use crate::policy::{Action, Decision, Request};
 use crate::store::{Change, Changed, StoreFault};
 
 use super::record::who;
+use super::spoken::{debug_change, trace_note};
 use super::{Gate, Refusal};
 
 /// On whose behalf something is administered.
@@ -82,6 +83,8 @@ impl Gate {
             who: Some(&who(person)),
             ..Entry::new(operation, outcome)
         });
+        let seq = recorded.as_ref().ok().map(Receipt::seq);
+        debug_change(operation, person, secret, (outcome, version), seq);
         match (done, recorded) {
             (Ok(changed), Ok(receipt)) => Ok(Administered { changed, receipt }),
             (Ok(_), Err(_)) => Err(AdministerFault::DoneUnrecorded { version }),
@@ -104,7 +107,7 @@ impl Gate {
             Actor::Peer(caller) => caller,
         };
         let request = Request { action: Action::Admin, secret, field: None, standing: None };
-        let person = caller.describe();
+        let person = caller.describe_administrator();
         match self.policy().decide(*caller, &request, self.now()) {
             Decision::Allow(_) => Ok(person),
             Decision::Deny(denial) => {
@@ -138,7 +141,9 @@ impl Gate {
             who: Some(&who(person)),
             ..Entry::new(operation, outcome)
         };
-        self.log.record(&entry).map_err(|_| AdministerFault::NotRecorded)
+        let recorded = self.log.record(&entry);
+        tracing::debug!(?operation, ?outcome, uid = person.uid, recorded = recorded.is_ok(), "administered");
+        recorded.map_err(|_| AdministerFault::NotRecorded)
     }
 
     /// Notes that the daemon asked its own mount, and refuses it.
@@ -151,6 +156,7 @@ impl Gate {
 
     /// Notes a refused lookup, stat or listing; many alike become one record with a count.
     pub fn note_refusal(&self, caller: &Caller<'_>, operation: Operation, path: &str, refusal: Refusal) {
+        trace_note(operation, caller, path, refusal);
         let person = caller.describe();
         self.log.refused(&Entry {
             reason: refusal.reason,

@@ -42,7 +42,7 @@ impl Gate {
         let begun = Instant::now();
         let person = match actor {
             Actor::Owner(person) => person.clone(),
-            Actor::Peer(caller) => caller.describe(),
+            Actor::Peer(caller) => caller.describe_administrator(),
         };
         let place = self.places().place(&target.secret).ok_or(Refusal::HIDDEN)?;
         let who = who(&person);
@@ -79,6 +79,12 @@ impl Gate {
                     request_id: fetched.request_id.as_deref(),
                     ..base
                 })?;
+                tracing::debug!(
+                    uid = person.uid,
+                    secret = target.secret.as_str(),
+                    seq = receipt.seq(),
+                    "given to an administrator"
+                );
                 Ok(Released { value: fetched.value, receipt, standing: target.standing })
             }
             Err(refusal) => {

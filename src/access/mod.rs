@@ -11,8 +11,10 @@ mod places;
 mod read;
 mod record;
 mod refusal;
+mod spoken;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
 
@@ -49,6 +51,8 @@ pub struct Gate {
     places: Places,
     /// Guards which policy is in force; a request takes one `Arc` and keeps to it.
     policy: RwLock<Arc<Policy>>,
+    /// Whether the policy in force names executables by digest: one look for each request.
+    names_digests: AtomicBool,
     log: Arc<Log>,
     limits: limits::Counters,
     clock: Clock,
@@ -60,6 +64,7 @@ impl Gate {
     pub fn new(parts: Parts) -> Self {
         Self {
             places: parts.places,
+            names_digests: AtomicBool::new(parts.policy.names_digests()),
             policy: RwLock::new(Arc::new(parts.policy)),
             log: parts.log,
             limits: limits::Counters::new(parts.limits),
@@ -75,7 +80,15 @@ impl Gate {
 
     /// Puts `policy` in force: every decision that begins after this returns is made by it.
     pub fn put_in_force(&self, policy: Policy) {
-        *self.policy.write() = Arc::new(policy);
+        let mut in_force = self.policy.write();
+        self.names_digests.store(policy.names_digests(), Ordering::Release);
+        *in_force = Arc::new(policy);
+    }
+
+    /// Whether the policy in force names executables by digest.
+    #[must_use]
+    pub fn names_digests(&self) -> bool {
+        self.names_digests.load(Ordering::Acquire)
     }
 
     /// Where secrets are: names and metadata, no values.

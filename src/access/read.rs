@@ -14,6 +14,7 @@ use crate::policy::{Action, Decision, Permit, Request};
 use crate::store::{Fetched, Login, Store, StoreFault, Wanted};
 
 use super::record::{about, freshness, micros, who};
+use super::spoken::{trace_decision, trace_refusal};
 use super::{Gate, Refusal};
 
 /// What is to be read.
@@ -178,7 +179,9 @@ impl Gate {
             field: Some(&target.field),
             standing: Some(&target.standing),
         };
-        match self.policy().decide(caller, &request, self.now()) {
+        let decision = self.policy().decide(caller, &request, self.now());
+        trace_decision(caller, target, &decision);
+        match decision {
             Decision::Allow(permit) => Ok(permit),
             Decision::Deny(denial) => Err(denial.into()),
         }
@@ -213,7 +216,21 @@ impl Gate {
     ) -> Result<Released, Refusal> {
         match fetched {
             Ok(fetched) => {
+                tracing::trace!(
+                    store = permitted.store.name(),
+                    secret = permitted.target.secret.as_str(),
+                    version = %permitted.target.version,
+                    bytes = fetched.value.len(),
+                    stale_s = fetched.stale_for.as_secs(),
+                    after_us = micros(permitted.begun.elapsed()),
+                    "fetched"
+                );
                 let receipt = self.record_release(permitted, &fetched)?;
+                tracing::trace!(
+                    seq = receipt.seq(),
+                    after_us = micros(permitted.begun.elapsed()),
+                    "recorded, released"
+                );
                 Ok(Released { value: fetched.value, receipt, standing: permitted.target.standing })
             }
             Err(fault) => {
@@ -252,6 +269,7 @@ impl Gate {
         person: &Described,
         refusal: Refusal,
     ) -> Refusal {
+        trace_refusal(target, reader.operation(), person, refusal);
         let policy = self.policy();
         let opener = reader.opener().map(|handle| handle.to_string());
         // A refusal that cannot be recorded now is counted, and recorded later: no byte hangs on it.
@@ -312,6 +330,7 @@ impl Gate {
             latency_us: Some(micros(begun.elapsed())),
             ..about(target, Operation::Read, Outcome::Released)
         })?;
+        tracing::trace!(seq = receipt.seq(), opener = handle, "recorded, released to another");
         Ok(receipt)
     }
 

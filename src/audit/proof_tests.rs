@@ -26,7 +26,13 @@ impl Dice {
 }
 
 fn scale() -> u32 {
-    std::env::var("CREDFS_AUDIT_RECORDS").ok().and_then(|text| text.parse().ok()).unwrap_or(100_000)
+    // `CREDFS_TEST_FULL=1` has the long tests run in their full length, here as in tests/boundary.
+    let usual = if std::env::var_os("CREDFS_TEST_FULL").is_some_and(|value| value == "1") {
+        1_000_000
+    } else {
+        100_000
+    };
+    std::env::var("CREDFS_AUDIT_RECORDS").ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
 }
 
 fn secret_of(at: u32) -> String {

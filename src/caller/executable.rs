@@ -17,46 +17,11 @@ use crate::sys::process::{self, FileStatus, FileTime, ProcDirectory};
 /// Where the kernel lists FUSE connections, by the minor number of their device.
 const FUSE_CONNECTIONS: &str = "/sys/fs/fuse/connections";
 
-/// The file a thread runs, at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ExecutableFacts {
-    /// Device number (`st_dev`).
-    pub device: u64,
-    /// Inode number on that device.
-    pub inode: u64,
-    /// When the inode was made; absent where the file system does not keep it.
-    pub born: Option<FileTime>,
-    /// Size in bytes.
-    pub size_bytes: u64,
-    /// Last change of inode or content.
-    pub changed: FileTime,
-    /// Last change of content.
-    pub modified: FileTime,
-    /// Names that lead to it; 0 for a deleted file or a memfd.
-    pub link_count: u32,
-}
-
-impl ExecutableFacts {
-    fn is_of(&self, status: &FileStatus) -> bool {
-        self.key() == Key::of(status) && self.born == status.born && status.is_regular
-    }
-
-    fn key(&self) -> Key {
-        Key {
-            device: self.device,
-            inode: self.inode,
-            size_bytes: self.size_bytes,
-            changed: self.changed,
-            modified: self.modified,
-        }
-    }
-}
-
 /// What one look at a thread's executable gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SeenExecutable {
     /// The file.
-    pub facts: ExecutableFacts,
+    pub facts: FileStatus,
     /// Whether it was seen through something that was held before and means one thread for ever. Such a look proves
     /// that the thread which has the number now is the one that had it then, and so all the while between.
     pub is_bound: bool,
@@ -83,10 +48,10 @@ pub trait Executables: Send + Sync {
     /// # Errors
     /// [`Unknown`] when the file is another by now, changes while it is read, is larger than the limit or lies on
     /// a FUSE file system, whose server could keep the reader waiting for ever.
-    fn digest_of(&self, tid: u32, expected: &ExecutableFacts) -> Result<Sha256Digest, Unknown>;
+    fn digest_of(&self, tid: u32, expected: &FileStatus) -> Result<Sha256Digest, Unknown>;
 
     /// The digest if it can be had without reading the file.
-    fn digest_at_hand(&self, facts: &ExecutableFacts) -> Option<Sha256Digest>;
+    fn digest_at_hand(&self, facts: &FileStatus) -> Option<Sha256Digest>;
 }
 
 /// What stands for one content: a change of any byte changes `ctime`, which no program can set.
@@ -174,16 +139,7 @@ impl Default for ProcExecutables {
 impl Executables for ProcExecutables {
     fn executable_of(&self, tid: u32) -> Result<SeenExecutable, Unknown> {
         let (status, is_bound) = self.in_directory(tid, |directory| directory.target_status(c"exe"))?;
-        let facts = ExecutableFacts {
-            device: status.device,
-            inode: status.inode,
-            born: status.born,
-            size_bytes: status.size_bytes,
-            changed: status.changed,
-            modified: status.modified,
-            link_count: status.link_count,
-        };
-        Ok(SeenExecutable { facts, is_bound })
+        Ok(SeenExecutable { facts: status, is_bound })
     }
 
     fn path_unproven_of(&self, tid: u32) -> Result<String, Unknown> {
@@ -191,10 +147,10 @@ impl Executables for ProcExecutables {
         Ok(path.to_string_lossy().into_owned())
     }
 
-    fn digest_of(&self, tid: u32, expected: &ExecutableFacts) -> Result<Sha256Digest, Unknown> {
+    fn digest_of(&self, tid: u32, expected: &FileStatus) -> Result<Sha256Digest, Unknown> {
         let directory = ProcDirectory::open(tid).map_err(|_| Unknown)?;
         let status = directory.target_status(c"exe").map_err(|_| Unknown)?;
-        if !expected.is_of(&status)
+        if !is_same_content(expected, &status)
             || status.size_bytes > self.limits.hashed_bytes_max
             || is_on_fuse(status.device)
         {
@@ -205,18 +161,24 @@ impl Executables for ProcExecutables {
         }
         let file = directory.open_file(c"exe").map_err(|_| Unknown)?;
         let digest = hash(&file, expected)?;
-        self.digests.lock().put(expected.key(), digest);
+        self.digests.lock().put(Key::of(expected), digest);
         Ok(digest)
     }
 
-    fn digest_at_hand(&self, facts: &ExecutableFacts) -> Option<Sha256Digest> {
-        self.digests.lock().get(&facts.key()).copied()
+    fn digest_at_hand(&self, facts: &FileStatus) -> Option<Sha256Digest> {
+        self.digests.lock().get(&Key::of(facts)).copied()
     }
 }
 
+/// Whether a file still is the one that was seen, with every byte it had.
+fn is_same_content(seen: &FileStatus, now: &FileStatus) -> bool {
+    Key::of(seen) == Key::of(now) && seen.born == now.born && now.is_regular
+}
+
 /// Hashes exactly the file expected: looked at before and after, and never more bytes than it had.
-fn hash(mut file: &File, expected: &ExecutableFacts) -> Result<Sha256Digest, Unknown> {
-    let is_expected = || process::open_file_status(file).is_ok_and(|status| expected.is_of(&status));
+fn hash(mut file: &File, expected: &FileStatus) -> Result<Sha256Digest, Unknown> {
+    let is_expected =
+        || process::open_file_status(file).is_ok_and(|status| is_same_content(expected, &status));
     if !is_expected() {
         return Err(Unknown);
     }
@@ -265,7 +227,7 @@ mod tests {
         let facts = executables.executable_of(process::own_pid()).unwrap().facts;
         assert_eq!(executables.digest_of(process::own_pid(), &facts), Err(Unknown));
         let executables = ProcExecutables::default();
-        let other = ExecutableFacts { inode: facts.inode + 1, ..facts };
+        let other = FileStatus { inode: facts.inode + 1, ..facts };
         assert_eq!(executables.digest_of(process::own_pid(), &other), Err(Unknown));
     }
 }

@@ -12,12 +12,12 @@ use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::cgroup::Place;
-use super::executable::{ExecutableFacts, Executables};
+use super::executable::Executables;
 use super::person::{Caller, Known};
 use super::watched::Watched;
 use super::{Asker, SelfAccess, proc_text};
 use crate::model::Unknown;
-use crate::sys::process::{self, PidFd, ProcDirectory, Scope, ThreadInfo};
+use crate::sys::process::{self, FileStatus, PidFd, ProcDirectory, Scope, ThreadInfo};
 
 /// Longest `/proc` file that is read: a status line with 65,536 groups (`NGROUPS_MAX`) is the longest.
 pub(super) const PROC_BYTES_MAX: usize = 1024 * 1024;
@@ -67,16 +67,12 @@ pub(super) struct Thread {
     /// The inode number of the process's (not the thread's) pidfd.
     process_inode: u64,
     /// Guards the text of the executable's link, and the file it was the text for.
-    executable_text: Mutex<Option<(ExecutableFacts, Arc<str>)>>,
+    executable_text: Mutex<Option<(FileStatus, Arc<str>)>>,
 }
 
 impl Thread {
     /// The text of the executable's link, read anew when the thread runs another file or the file changed.
-    pub(super) fn executable_text(
-        &self,
-        facts: &ExecutableFacts,
-        read: impl FnOnce() -> Arc<str>,
-    ) -> Arc<str> {
+    pub(super) fn executable_text(&self, facts: &FileStatus, read: impl FnOnce() -> Arc<str>) -> Arc<str> {
         let mut kept = self.executable_text.lock();
         match &*kept {
             Some((of, text)) if of == facts => Arc::clone(text),

@@ -13,9 +13,9 @@ mod proc_text;
 mod watched;
 mod witness;
 
-pub use executable::{ExecutableFacts, Executables, ProcExecutables, SeenExecutable};
+pub use executable::{Executables, ProcExecutables, SeenExecutable};
 pub use identifier::{Identifier, Mode, Options};
-pub use person::{Caller, Described};
+pub use person::{Caller, Described, ourselves};
 pub use witness::{ExecFingerprint, Witness};
 
 /// Who asks, as the header of a FUSE request says.

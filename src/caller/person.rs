@@ -9,12 +9,11 @@ use sha2::{Digest, Sha256};
 
 use super::Asker;
 use super::cgroup::Place;
-use super::executable::ExecutableFacts;
 use super::identifier::{Identifier, PROC_BYTES_MAX, Thread};
 use super::proc_text::{self, Status};
 use super::witness::{ExecFingerprint, ProcessMark, Witness};
 use crate::model::{Executable, Facts, Session, Sha256Digest, Unknown};
-use crate::sys::process::{self, ProcDirectory, ThreadInfo};
+use crate::sys::process::{self, FileStatus, ProcDirectory, ThreadInfo};
 
 /// What `identify` found out.
 #[derive(Debug)]
@@ -50,11 +49,13 @@ pub struct Caller<'a> {
     asker: Asker,
     /// The thread as it was kept from an earlier request: whoever has its number now must prove to be it.
     kept: Option<Arc<Thread>>,
+    /// Whether a digest that is not at hand is taken when it is asked for.
+    reads_files: bool,
     known: OnceCell<Option<Known>>,
     directory: Fact<Arc<ProcDirectory>>,
     groups: Fact<Vec<u32>>,
     place: Fact<Arc<Place>>,
-    executable: Fact<ExecutableFacts>,
+    executable: Fact<FileStatus>,
     digest: Fact<Sha256Digest>,
     session: Fact<Session>,
     start_ticks: Fact<u64>,
@@ -85,6 +86,28 @@ pub struct Described {
     pub session: Option<u32>,
 }
 
+/// This process, as an administrator is described: unit, container and login as far as `/proc` says.
+#[must_use]
+pub fn ourselves(uid: u32, gid: u32) -> Described {
+    let own = process::own_pid();
+    let directory = ProcDirectory::open(own).ok();
+    let read = |name| directory.as_ref()?.read(name, PROC_BYTES_MAX).ok();
+    let place = read(c"cgroup").and_then(|text| Place::of(proc_text::unified_cgroup(&text)?).ok());
+    let number = |name| read(name).and_then(|text| proc_text::audit_number(&text));
+    let (unit, container) = place.map_or((None, None), |place| (place.unit, place.container));
+    Described {
+        uid,
+        gid,
+        pid: Some(own),
+        tid: Some(own),
+        unit,
+        container,
+        login_uid: number(c"loginuid"),
+        session: number(c"sessionid"),
+        ..Described::default()
+    }
+}
+
 impl<'a> Caller<'a> {
     /// A caller of whom `known` was read for this request.
     pub(super) fn new(identifier: &'a Identifier, asker: Asker, known: Option<Known>) -> Self {
@@ -105,6 +128,7 @@ impl<'a> Caller<'a> {
         Self {
             identifier,
             asker,
+            reads_files: true,
             kept,
             known,
             directory: OnceCell::new(),
@@ -174,14 +198,24 @@ impl<'a> Caller<'a> {
         Ok(ExecFingerprint { device: facts.device, inode: facts.inode, born: facts.born })
     }
 
-    /// Whether the digest can be had without reading the executable, which for a large one takes long: if not, ask
-    /// for it where waiting holds up nobody else.
+    /// The same caller, of whom no digest is known but one at hand: where reading a whole file would hold up others.
     #[must_use]
-    pub fn digest_is_at_hand(&self) -> bool {
-        self.digest.get().is_some()
-            || self
-                .executable()
-                .map_or(true, |facts| self.identifier.executables.digest_at_hand(facts).is_some())
+    pub fn without_reading_files(self) -> Self {
+        Self { reads_files: false, ..self }
+    }
+
+    /// The file that would have to be read for the digest; `None` where that is at hand, or cannot be had.
+    #[must_use]
+    pub fn file_to_read(&self) -> Option<FileStatus> {
+        let file = self.executable().ok()?;
+        let is_at_hand = self.identifier.executables.digest_at_hand(file).is_some();
+        (!is_at_hand).then_some(*file)
+    }
+
+    /// Has the digest at hand from now on, if it can be had. Reads the whole file.
+    pub fn take_digest(&self) {
+        // Whoever decides by it asks again.
+        let _ = self.executable_digest();
     }
 
     /// The facts read so far, and unit and container.
@@ -209,7 +243,7 @@ impl<'a> Caller<'a> {
     }
 
     /// The text for people. It changes only with the file's names, which its time of change would tell.
-    fn executable_text(&self, facts: &ExecutableFacts) -> Arc<str> {
+    fn executable_text(&self, facts: &FileStatus) -> Arc<str> {
         let read = || {
             let text = self.identifier.executables.path_unproven_of(self.asker.tid);
             Arc::from(text.unwrap_or_default())
@@ -218,6 +252,14 @@ impl<'a> Caller<'a> {
             Some(Known::Kept { thread, .. }) => thread.executable_text(facts, read),
             _ => read(),
         }
+    }
+
+    /// As [`Self::describe`], and who logged in: for what administrators do it is always recorded, also where root
+    /// was become.
+    #[must_use]
+    pub fn describe_administrator(&self) -> Described {
+        let _read = self.session();
+        self.describe()
     }
 
     fn known(&self) -> Result<&Known, Unknown> {
@@ -265,7 +307,7 @@ impl<'a> Caller<'a> {
             .map_err(|unknown| *unknown)
     }
 
-    fn executable(&self) -> Result<&ExecutableFacts, Unknown> {
+    fn executable(&self) -> Result<&FileStatus, Unknown> {
         self.executable
             .get_or_init(|| {
                 self.known()?;
@@ -345,7 +387,11 @@ impl Facts for Caller<'_> {
 
     fn executable_digest(&self) -> Result<Sha256Digest, Unknown> {
         *self.digest.get_or_init(|| {
-            let digest = self.identifier.executables.digest_of(self.asker.tid, self.executable()?)?;
+            let (executables, file) = (&self.identifier.executables, self.executable()?);
+            if !self.reads_files {
+                return executables.digest_at_hand(file).ok_or(Unknown);
+            }
+            let digest = executables.digest_of(self.asker.tid, file)?;
             self.confirm()?;
             Ok(digest)
         })

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 
-use super::executable::ExecutableFacts;
 use crate::model::UnixTime;
 use crate::sys::process::{self, FileStatus, FileTime};
 
@@ -76,8 +75,8 @@ impl Watched {
     /// Whether `facts` is the file at `path` now, or was seen there. An earlier file counts only while some file is
     /// at the path, on the same device, and only with its birth time: an inode number is used again once the file
     /// is gone, and a device number once its file system is.
-    pub(super) fn allows(&self, path: &Path, facts: &ExecutableFacts) -> bool {
-        let running = Identity { device: facts.device, inode: facts.inode, born: facts.born };
+    pub(super) fn allows(&self, path: &Path, facts: &FileStatus) -> bool {
+        let running = Identity::of(facts);
         if self.was_just_there(path, &running, facts) {
             return true;
         }
@@ -91,7 +90,7 @@ impl Watched {
     }
 
     /// Whether the last look at `path` found this very file, and it has been neither renamed nor unlinked since.
-    fn was_just_there(&self, path: &Path, running: &Identity, facts: &ExecutableFacts) -> bool {
+    fn was_just_there(&self, path: &Path, running: &Identity, facts: &FileStatus) -> bool {
         self.seen.lock().get(path).is_some_and(|seen| {
             seen.looked
                 .is_some_and(|(when, changed)| changed == facts.changed && when.elapsed() < LOOK_SERVES)
@@ -130,17 +129,8 @@ impl Watched {
 mod tests {
     use super::*;
 
-    fn facts_of(path: &Path) -> ExecutableFacts {
-        let status = process::file_status(path).unwrap();
-        ExecutableFacts {
-            device: status.device,
-            inode: status.inode,
-            born: status.born,
-            size_bytes: status.size_bytes,
-            changed: status.changed,
-            modified: status.modified,
-            link_count: status.link_count,
-        }
+    fn facts_of(path: &Path) -> FileStatus {
+        process::file_status(path).unwrap()
     }
 
     fn directory(name: &str) -> PathBuf {
@@ -189,9 +179,9 @@ mod tests {
         watched.watch(std::slice::from_ref(&path));
         replace(&path, "two");
         let later = FileTime { seconds: one.born.unwrap().seconds + 1, nanoseconds: 0 };
-        assert!(!watched.allows(&path, &ExecutableFacts { born: Some(later), ..one }));
-        assert!(!watched.allows(&path, &ExecutableFacts { born: None, ..one }));
-        assert!(!watched.allows(&path, &ExecutableFacts { device: one.device + 1, ..one }));
+        assert!(!watched.allows(&path, &FileStatus { born: Some(later), ..one }));
+        assert!(!watched.allows(&path, &FileStatus { born: None, ..one }));
+        assert!(!watched.allows(&path, &FileStatus { device: one.device + 1, ..one }));
         assert!(watched.allows(&path, &one));
         std::fs::remove_dir_all(directory).unwrap();
     }
@@ -204,9 +194,9 @@ mod tests {
         let facts = facts_of(&path);
         let watched = Watched::new(8, 8);
         watched.watch(std::slice::from_ref(&path));
-        let unborn = ExecutableFacts { inode: facts.inode + 1, born: None, ..facts };
-        let foreign = ExecutableFacts { device: facts.device + 1, ..facts };
-        let known = ExecutableFacts { inode: facts.inode + 2, ..facts };
+        let unborn = FileStatus { inode: facts.inode + 1, born: None, ..facts };
+        let foreign = FileStatus { device: facts.device + 1, ..facts };
+        let known = FileStatus { inode: facts.inode + 2, ..facts };
         for earlier in [&unborn, &foreign, &known] {
             let identity = Identity { device: earlier.device, inode: earlier.inode, born: earlier.born };
             watched.seen.lock().get_mut(&path).unwrap().files.push_front(identity);

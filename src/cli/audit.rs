@@ -94,8 +94,11 @@ fn log(context: &Context, options: &Logged) -> Result<Exit, CommandFault> {
 }
 
 fn of_word<T: DeserializeOwned>(word: &str, what: &str) -> Result<T, CommandFault> {
-    serde_json::from_value(Value::from(word.replace('-', "_")))
-        .map_err(|_| CommandFault::usage(format!("there is no such {what}: docs/AUDIT.md lists them")))
+    serde_json::from_value(Value::from(word.replace('-', "_"))).map_err(|fault| {
+        let fault = fault.to_string();
+        let known = fault.split_once("expected one of ").map_or("", |(_, known)| known);
+        CommandFault::usage(format!("there is no such {what}; there are {known}"))
+    })
 }
 
 fn print_records(

@@ -201,7 +201,8 @@ pub(super) fn fields_json() -> Result<Fields, CommandFault> {
             .map_err(|fault| CommandFault::usage(format!("field number {}: {fault}", at + 1)))?;
         if value.len() > VALUE_BYTES_MAX {
             return Err(CommandFault::failed(format!(
-                "the value of {} is larger than 1 MiB ({VALUE_BYTES_MAX} bytes), the most that a value may have",
+                "the value of {} is larger than 1 MiB ({VALUE_BYTES_MAX} bytes), the most that a value may have: \
+                 split it, or store what encrypts it",
                 name.as_str().escape_debug()
             )));
         }

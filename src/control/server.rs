@@ -278,7 +278,18 @@ fn answer<'a>(
         .identifier
         .identify_peer(peer.uid, peer.gid, peer.pid, peer.process())
         .map_err(|fault| CommandFault::failed(fault.to_string()))?;
-    shared.runtime.block_on(execute(&shared.instance, &Actor::Peer(&caller), request.command, values))
+    let operation = request.command.operation();
+    tracing::debug!(
+        ?operation,
+        uid = peer.uid,
+        pid = peer.pid,
+        values = values.len(),
+        "asked by the control socket"
+    );
+    let done =
+        shared.runtime.block_on(execute(&shared.instance, &Actor::Peer(&caller), request.command, values));
+    tracing::debug!(?operation, uid = peer.uid, fault = ?done.as_ref().err().map(|fault| fault.kind), "answered");
+    done
 }
 
 fn send(timed: &mut Timed<'_>, answer: Answer, payload: Payload) -> io::Result<()> {

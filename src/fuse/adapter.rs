@@ -15,12 +15,15 @@ use fuser::{
 
 use crate::access::Refusal;
 use crate::caller::{Asker, Caller, Identifier};
+use crate::sys::process::FileStatus;
 use crate::tree::{Entry, ExtendedName, Inode, OpenFile, Opened, Reading, Tree, Wants};
 
+use super::deferred::Deferred;
 use super::directories::Directories;
 use super::loops::Introduction;
 use super::notices::Notices;
 use super::pace::Pace;
+use super::pages::Pages;
 use super::pending::{Busy, Owed, Slot, Watch};
 use super::{errno, translate};
 
@@ -29,11 +32,15 @@ pub(super) struct Adapter {
     pub(super) tree: Arc<Tree>,
     pub(super) identifier: Arc<Identifier>,
     pub(super) watch: Arc<Watch>,
+    /// Requests that wait until the executable of their caller was read.
+    pub(super) deferred: Arc<Deferred>,
     pub(super) pace: Pace,
     pub(super) directories: Directories,
     pub(super) runtime: tokio::runtime::Handle,
     /// The notifier, whose process alone may see and use its private names; empty until it runs.
     pub(super) notices: OnceLock<Weak<Notices>>,
+    /// What the kernel keeps of files, to be taken back; empty until it runs.
+    pub(super) pages: OnceLock<Pages>,
     /// What the kernel said at INIT.
     pub(super) introduction: OnceLock<Introduction>,
 }
@@ -97,11 +104,21 @@ const WRITE_BYTES_MAX: u32 = 64 * 1024;
 
 impl Adapter {
     /// Finds out who asks. The daemon's own threads are refused before anything can wait for them.
-    pub(super) fn identify(&self, request: &Request) -> Result<Caller<'_>, Refusal> {
-        let asker = Asker { uid: request.uid(), gid: request.gid(), tid: request.pid() };
+    pub(super) fn identify(&self, asker: Asker) -> Result<Caller<'_>, Refusal> {
         self.identifier
             .identify(asker)
-            .map_err(|_| self.tree.gate().note_self_access(request.uid(), request.gid()))
+            .map(Caller::without_reading_files)
+            .map_err(|_| self.tree.gate().note_self_access(asker.uid, asker.gid))
+    }
+
+    /// The executable that must be read before this request can be decided, if any.
+    fn file_to_wait_for(&self, asker: Asker) -> Option<FileStatus> {
+        let gate = self.tree.gate();
+        if !gate.names_digests() {
+            return None;
+        }
+        let caller = self.identifier.identify(asker).ok()?;
+        if gate.policy().may_need_digest(&caller) { caller.file_to_read() } else { None }
     }
 
     /// Whether the notifier's process asks. It has one thread, so that another thread's number settles it: nothing
@@ -118,7 +135,7 @@ impl Adapter {
         inode: INodeNo,
         size: Option<u64>,
     ) -> Option<Entry> {
-        let caller = self.identify(request).ok()?;
+        let caller = self.identify(asker_of(request)).ok()?;
         if size.is_some() || !self.is_notifier(&caller) {
             return None;
         }
@@ -128,14 +145,14 @@ impl Adapter {
     /// The notifier's rename of a link into place: it is there already, and the kernel tells the directory's
     /// watchers.
     pub(super) fn acknowledge_swap(&self, request: &Request, from: INodeNo) -> bool {
-        let is_notifier = self.identify(request).is_ok_and(|caller| self.is_notifier(&caller));
+        let is_notifier = self.identify(asker_of(request)).is_ok_and(|caller| self.is_notifier(&caller));
         is_notifier && Inode(from.0) == Inode::of_notices()
     }
 
     /// Answers a refused lookup, at once or, for who asks too often, a little later.
-    fn refuse_entry(&self, request: &Request, refusal: Refusal, reply: ReplyEntry) {
+    fn refuse_entry(&self, uid: u32, refusal: Refusal, reply: ReplyEntry) {
         let errno = errno::of_path(refusal);
-        match self.pace.delay(request.uid(), Instant::now()) {
+        match self.pace.delay(uid, Instant::now()) {
             None => reply.error(errno),
             Some(delay) => {
                 self.runtime.spawn(async move {
@@ -146,8 +163,8 @@ impl Adapter {
         }
     }
 
-    fn begin_open(&self, request: &Request, inode: Inode, slot: &Arc<Slot>) {
-        let opened = match self.identify(request) {
+    fn begin_open(&self, asker: Asker, inode: Inode, slot: &Arc<Slot>) {
+        let opened = match self.identify(asker) {
             Ok(caller) => self.tree.open(&caller, inode),
             Err(refusal) => OpenFile::Done(Err(refusal)),
         };
@@ -165,20 +182,35 @@ impl Adapter {
         }
     }
 
-    fn begin_read(&self, request: &Request, at: ReadAt, slot: &Arc<Slot>) {
-        let reading = match self.identify(request) {
+    /// Has what the kernel keeps after an answer taken back, where it keeps any.
+    fn note_pages(&self, at: ReadAt) {
+        if at.is_kept
+            && let Some(pages) = self.pages.get()
+        {
+            pages.filled(INodeNo(at.inode.0));
+        }
+    }
+
+    fn begin_read(self: &Arc<Self>, asker: Asker, at: ReadAt, slot: &Arc<Slot>) {
+        let reading = match self.identify(asker) {
             Ok(caller) => self.tree.read(&caller, at.inode, at.handle),
             Err(refusal) => Reading::Refused(refusal),
         };
         match reading {
-            Reading::Ready(bytes) => answer_read(slot, Ok(bytes.part(at.offset, at.size_bytes))),
+            Reading::Ready(bytes) => {
+                answer_read(slot, Ok(bytes.part(at.offset, at.size_bytes)));
+                self.note_pages(at);
+            }
             Reading::Refused(refusal) => answer_read(slot, Err(refusal)),
             Reading::Waiting(fetching) => {
                 let Some(slot) = self.watch.hand_on(slot) else { return };
-                let watch = Arc::clone(&self.watch);
+                let (this, watch) = (Arc::clone(self), Arc::clone(&self.watch));
                 self.runtime.spawn(async move {
                     match fetching.await {
-                        Ok(bytes) => answer_read(&slot, Ok(bytes.part(at.offset, at.size_bytes))),
+                        Ok(bytes) => {
+                            answer_read(&slot, Ok(bytes.part(at.offset, at.size_bytes)));
+                            this.note_pages(at);
+                        }
                         Err(refusal) => answer_read(&slot, Err(refusal)),
                     }
                     watch.finished(&slot);
@@ -194,9 +226,71 @@ struct ReadAt {
     handle: u64,
     offset: u64,
     size_bytes: u32,
+    /// Whether the kernel keeps the bytes: it asks for pages, and not for a read(2).
+    is_kept: bool,
+}
+
+fn asker_of(request: &Request) -> Asker {
+    Asker { uid: request.uid(), gid: request.gid(), tid: request.pid() }
+}
+
+impl Loop {
+    /// Has a request answered now or, where its caller's executable must be read first, after that.
+    fn when_known(&self, request: &Request, act: impl FnOnce(&Self, Asker) + Send + 'static) {
+        let asker = asker_of(request);
+        match self.file_to_wait_for(asker) {
+            None => act(self, asker),
+            Some(file) => self.defer(file, asker, act),
+        }
+    }
+
+    fn defer(&self, file: FileStatus, asker: Asker, act: impl FnOnce(&Self, Asker) + Send + 'static) {
+        let this = Self { adapter: Arc::clone(&self.adapter), is_relief: false };
+        self.deferred.wait(file, asker, Box::new(move || act(&this, asker)));
+    }
+
+    fn answer_lookup(&self, asker: Asker, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.guard(|| {
+            let caller = match self.identify(asker) {
+                Ok(caller) => caller,
+                Err(refusal) => return reply.error(errno::of_path(refusal)),
+            };
+            let found = if self.is_notifier(&caller) {
+                self.tree.lookup_for_notifier(Inode(parent.0), name.as_bytes())
+            } else {
+                self.tree.lookup(&caller, Inode(parent.0), name.as_bytes())
+            };
+            match found {
+                Ok(Entry { attributes, entry_lifetime, attribute_lifetime }) => reply.entry_with_ttls(
+                    &attribute_lifetime,
+                    &entry_lifetime,
+                    &translate::attributes(&attributes),
+                    Generation(0),
+                ),
+                Err(refusal) => self.refuse_entry(asker.uid, refusal, reply),
+            }
+        });
+    }
+
+    fn answer_getxattr(&self, asker: Asker, inode: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.guard(|| {
+            let name = ExtendedName::named(name.as_bytes());
+            let value =
+                self.identify(asker).and_then(|caller| self.tree.extended(&caller, Inode(inode.0), name));
+            match value {
+                Ok(Some(value)) => translate::extended(value.as_bytes(), size, reply),
+                Ok(None) => reply.error(Errno::ENODATA),
+                Err(refusal) => reply.error(errno::of_path(refusal)),
+            }
+        });
+    }
 }
 
 fn answer_open(tree: &Tree, slot: &Slot, answer: Result<Opened, Refusal>) {
+    tracing::trace!(
+        errno = answer.as_ref().err().map(|refusal| errno::of_path(*refusal).code()),
+        "open answered"
+    );
     match (slot.take(), answer) {
         (Some(Owed::Open(reply)), Ok(opened)) => {
             reply.opened(FileHandle(opened.handle), FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH);
@@ -209,6 +303,11 @@ fn answer_open(tree: &Tree, slot: &Slot, answer: Result<Opened, Refusal>) {
 }
 
 fn answer_read(slot: &Slot, answer: Result<&[u8], Refusal>) {
+    tracing::trace!(
+        bytes = answer.as_ref().ok().map(|bytes| bytes.len()),
+        errno = answer.as_ref().err().map(|refusal| errno::of_handle(*refusal).code()),
+        "read answered"
+    );
     if let Some(Owed::Read(reply)) = slot.take() {
         match answer {
             Ok(bytes) => reply.data(bytes),
@@ -232,26 +331,14 @@ impl Filesystem for Loop {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.guard(|| {
-            let caller = match self.identify(request) {
-                Ok(caller) => caller,
-                Err(refusal) => return reply.error(errno::of_path(refusal)),
-            };
-            let found = if self.is_notifier(&caller) {
-                self.tree.lookup_for_notifier(Inode(parent.0), name.as_bytes())
-            } else {
-                self.tree.lookup(&caller, Inode(parent.0), name.as_bytes())
-            };
-            match found {
-                Ok(Entry { attributes, entry_lifetime, attribute_lifetime }) => reply.entry_with_ttls(
-                    &attribute_lifetime,
-                    &entry_lifetime,
-                    &translate::attributes(&attributes),
-                    Generation(0),
-                ),
-                Err(refusal) => self.refuse_entry(request, refusal, reply),
+        let asker = asker_of(request);
+        match self.file_to_wait_for(asker) {
+            None => self.answer_lookup(asker, parent, name, reply),
+            Some(file) => {
+                let name = name.to_owned();
+                self.defer(file, asker, move |this, asker| this.answer_lookup(asker, parent, &name, reply));
             }
-        });
+        }
     }
 
     fn forget(&self, _request: &Request, inode: INodeNo, count: u64) {
@@ -259,42 +346,52 @@ impl Filesystem for Loop {
     }
 
     fn getattr(&self, request: &Request, inode: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
-        self.guard(|| {
-            let entry = self.identify(request).and_then(|caller| {
-                if self.is_notifier(&caller) {
-                    return self.tree.attributes_for_notifier(Inode(inode.0));
+        self.when_known(request, move |this, asker| {
+            this.guard(|| {
+                let entry = this.identify(asker).and_then(|caller| {
+                    if this.is_notifier(&caller) {
+                        return this.tree.attributes_for_notifier(Inode(inode.0));
+                    }
+                    this.tree.attributes(&caller, Inode(inode.0))
+                });
+                match entry {
+                    Ok(entry) => {
+                        reply.attr(&entry.attribute_lifetime, &translate::attributes(&entry.attributes))
+                    }
+                    Err(refusal) => reply.error(errno::of_path(refusal)),
                 }
-                self.tree.attributes(&caller, Inode(inode.0))
             });
-            match entry {
-                Ok(entry) => reply.attr(&entry.attribute_lifetime, &translate::attributes(&entry.attributes)),
-                Err(refusal) => reply.error(errno::of_path(refusal)),
-            }
         });
     }
 
     fn readlink(&self, request: &Request, inode: INodeNo, reply: ReplyData) {
-        self.guard(|| {
-            let target =
-                self.identify(request).and_then(|caller| self.tree.link_target(&caller, Inode(inode.0)));
-            match target {
-                Ok(target) => reply.data(target.as_bytes()),
-                Err(refusal) => reply.error(errno::of_path(refusal)),
-            }
+        self.when_known(request, move |this, asker| {
+            this.guard(|| {
+                let target =
+                    this.identify(asker).and_then(|caller| this.tree.link_target(&caller, Inode(inode.0)));
+                match target {
+                    Ok(target) => reply.data(target.as_bytes()),
+                    Err(refusal) => reply.error(errno::of_path(refusal)),
+                }
+            });
         });
     }
 
     fn access(&self, request: &Request, inode: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
-        self.guard(|| {
-            let wants =
-                Wants { read: mask.contains(AccessFlags::R_OK), execute: mask.contains(AccessFlags::X_OK) };
-            let answer =
-                self.identify(request).and_then(|caller| self.tree.access(&caller, Inode(inode.0), wants));
-            match answer {
-                Ok(()) if mask.contains(AccessFlags::W_OK) => reply.error(Errno::EROFS),
-                Ok(()) => reply.ok(),
-                Err(refusal) => reply.error(errno::of_path(refusal)),
-            }
+        self.when_known(request, move |this, asker| {
+            this.guard(|| {
+                let wants = Wants {
+                    read: mask.contains(AccessFlags::R_OK),
+                    execute: mask.contains(AccessFlags::X_OK),
+                };
+                let answer =
+                    this.identify(asker).and_then(|caller| this.tree.access(&caller, Inode(inode.0), wants));
+                match answer {
+                    Ok(()) if mask.contains(AccessFlags::W_OK) => reply.error(Errno::EROFS),
+                    Ok(()) => reply.ok(),
+                    Err(refusal) => reply.error(errno::of_path(refusal)),
+                }
+            });
         });
     }
 
@@ -302,7 +399,9 @@ impl Filesystem for Loop {
         if flags.acc_mode() != OpenAccMode::O_RDONLY {
             return reply.error(Errno::EROFS);
         }
-        self.guard_owed(Owed::Open(reply), |slot| self.begin_open(request, Inode(inode.0), slot));
+        self.when_known(request, move |this, asker| {
+            this.guard_owed(Owed::Open(reply), |slot| this.begin_open(asker, Inode(inode.0), slot));
+        });
     }
 
     fn read(
@@ -313,11 +412,14 @@ impl Filesystem for Loop {
         offset: u64,
         size: u32,
         _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
+        lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let at = ReadAt { inode: Inode(inode.0), handle: handle.0, offset, size_bytes: size };
-        self.guard_owed(Owed::Read(reply), |slot| self.begin_read(request, at, slot));
+        let is_kept = lock_owner.is_none();
+        let at = ReadAt { inode: Inode(inode.0), handle: handle.0, offset, size_bytes: size, is_kept };
+        self.when_known(request, move |this, asker| {
+            this.guard_owed(Owed::Read(reply), |slot| this.adapter.begin_read(asker, at, slot));
+        });
     }
 
     fn release(
@@ -337,14 +439,16 @@ impl Filesystem for Loop {
     }
 
     fn opendir(&self, request: &Request, inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.guard(|| {
-            let opened = self
-                .identify(request)
-                .and_then(|caller| self.directories.open(&self.tree, &caller, Inode(inode.0)));
-            match opened {
-                Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
-                Err(refusal) => reply.error(errno::of_path(refusal)),
-            }
+        self.when_known(request, move |this, asker| {
+            this.guard(|| {
+                let opened = this
+                    .identify(asker)
+                    .and_then(|caller| this.directories.open(&this.tree, &caller, Inode(inode.0)));
+                match opened {
+                    Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+                    Err(refusal) => reply.error(errno::of_path(refusal)),
+                }
+            });
         });
     }
 
@@ -356,18 +460,20 @@ impl Filesystem for Loop {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        self.guard(|| {
-            let listed = self
-                .identify(request)
-                .and_then(|caller| self.directories.list(&self.tree, &caller, Inode(inode.0), handle.0));
-            let entries = match listed {
-                Ok(entries) => entries,
-                Err(refusal) => return reply.error(errno::of_path(refusal)),
-            };
-            super::directories::fill(inode, &entries, offset, |inode, cookie, kind, name| {
-                reply.add(inode, cookie, kind, name)
+        self.when_known(request, move |this, asker| {
+            this.guard(|| {
+                let listed = this
+                    .identify(asker)
+                    .and_then(|caller| this.directories.list(&this.tree, &caller, Inode(inode.0), handle.0));
+                let entries = match listed {
+                    Ok(entries) => entries,
+                    Err(refusal) => return reply.error(errno::of_path(refusal)),
+                };
+                super::directories::fill(inode, &entries, offset, |inode, cookie, kind, name| {
+                    reply.add(inode, cookie, kind, name)
+                });
+                reply.ok();
             });
-            reply.ok();
         });
     }
 
@@ -386,45 +492,49 @@ impl Filesystem for Loop {
     }
 
     fn statfs(&self, request: &Request, inode: INodeNo, reply: ReplyStatfs) {
-        self.guard(|| {
-            // `df` asks for the root: answered from constants, never from a store.
-            let visible = if inode == INodeNo::ROOT {
-                Ok(())
-            } else {
-                self.identify(request)
-                    .and_then(|caller| self.tree.attributes(&caller, Inode(inode.0)).map(|_| ()))
-            };
-            match visible {
-                Ok(()) => reply.statfs(0, 0, 0, 0, 0, 4096, 255, 4096),
-                Err(refusal) => reply.error(errno::of_path(refusal)),
-            }
+        self.when_known(request, move |this, asker| {
+            this.guard(|| {
+                // `df` asks for the root: answered from constants, never from a store.
+                let visible = if inode == INodeNo::ROOT {
+                    Ok(())
+                } else {
+                    this.identify(asker)
+                        .and_then(|caller| this.tree.attributes(&caller, Inode(inode.0)).map(|_| ()))
+                };
+                match visible {
+                    Ok(()) => reply.statfs(0, 0, 0, 0, 0, 4096, 255, 4096),
+                    Err(refusal) => reply.error(errno::of_path(refusal)),
+                }
+            });
         });
     }
 
     fn getxattr(&self, request: &Request, inode: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.guard(|| {
-            let name = ExtendedName::named(name.as_bytes());
-            let value =
-                self.identify(request).and_then(|caller| self.tree.extended(&caller, Inode(inode.0), name));
-            match value {
-                Ok(Some(value)) => translate::extended(value.as_bytes(), size, reply),
-                Ok(None) => reply.error(Errno::ENODATA),
-                Err(refusal) => reply.error(errno::of_path(refusal)),
+        let asker = asker_of(request);
+        match self.file_to_wait_for(asker) {
+            None => self.answer_getxattr(asker, inode, name, size, reply),
+            Some(file) => {
+                let name = name.to_owned();
+                self.defer(file, asker, move |this, asker| {
+                    this.answer_getxattr(asker, inode, &name, size, reply);
+                });
             }
-        });
+        }
     }
 
     fn listxattr(&self, request: &Request, inode: INodeNo, size: u32, reply: ReplyXattr) {
-        self.guard(|| {
-            let names =
-                self.identify(request).and_then(|caller| self.tree.extended_names(&caller, Inode(inode.0)));
-            match names {
-                Ok(names) => {
-                    let list: String = names.into_iter().map(|name| name.full() + "\0").collect();
-                    translate::extended(list.as_bytes(), size, reply);
+        self.when_known(request, move |this, asker| {
+            this.guard(|| {
+                let names =
+                    this.identify(asker).and_then(|caller| this.tree.extended_names(&caller, Inode(inode.0)));
+                match names {
+                    Ok(names) => {
+                        let list: String = names.into_iter().map(|name| name.full() + "\0").collect();
+                        translate::extended(list.as_bytes(), size, reply);
+                    }
+                    Err(refusal) => reply.error(errno::of_path(refusal)),
                 }
-                Err(refusal) => reply.error(errno::of_path(refusal)),
-            }
+            });
         });
     }
 

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use crate::sys::descriptor;
 
 use super::adapter::{Adapter, Loop};
+use super::pages::Pages;
 
 /// Readers at most; more than this many stuck ones are answered by the clock.
 const LOOPS_MAX: usize = 8;
@@ -45,6 +46,7 @@ impl Loops {
             SessionACL::All,
             fuser::Config::default(),
         )?;
+        let _ = adapter.pages.set(Pages::start(first.notifier())?);
         let loops = Arc::new(Self { device, adapter, threads: Mutex::default() });
         loops.run(first)?;
         for _ in 1..count.clamp(1, LOOPS_MAX) {

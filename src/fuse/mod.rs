@@ -2,12 +2,14 @@
 //! the notifier. It may touch the tree and what lies below it; fuser is named here and nowhere else.
 
 mod adapter;
+mod deferred;
 mod directories;
 mod errno;
 mod loops;
 mod notices;
 pub mod notifier;
 mod pace;
+mod pages;
 mod pending;
 mod read_only;
 mod translate;
@@ -107,12 +109,19 @@ impl Session {
         let watch = Watch::start(patience, Box::new(move || log.is_stuck()))?;
         let adapter = Arc::new(Adapter {
             tree: Arc::clone(tree),
+            deferred: deferred::Deferred::new(
+                Arc::clone(&identifier),
+                Arc::clone(&watch),
+                runtime.clone(),
+                options.request_deadline,
+            ),
             identifier,
             watch: Arc::clone(&watch),
             pace: pace::Pace::new(options.pace),
             directories: directories::Directories::default(),
             runtime,
             notices: OnceLock::new(),
+            pages: OnceLock::new(),
             introduction: OnceLock::new(),
         });
         let loops = Loops::start(mounted.device, Arc::clone(&adapter), options.loop_threads)?;

@@ -7,7 +7,7 @@ use super::decision::{Action, Decision, Denial, DenialKind, Listing, Permit, Req
 use super::grant::{Grant, RateLimit, Reach, Verbs};
 use super::identity::{CHEAP_MAX, Holds};
 use super::memo::{Candidate, Candidates};
-use super::{ADMINISTRATOR, Policy};
+use super::{ADMINISTRATOR, Identity, Policy};
 use crate::model::{Facts, FieldName, Reason, SecretPath, Standing, UnixTime};
 
 /// The number of `everyone` in [`Policy::identities`].
@@ -81,25 +81,18 @@ impl Policy {
             .any(|candidate| candidate.verbs.any_of(VISIBLE) && candidate.identity == EVERYONE_NUMBER)
     }
 
-    /// Whether any grant could show anyone something below `directory` (`""`: the top). `false` answers "hidden"
-    /// for everyone, before anything is read.
+    /// Whether any rule names executables by digest.
     #[must_use]
-    pub fn patterns_possible_below(&self, directory: &str) -> bool {
-        self.grants.iter().any(|grant| grant.shows_below(directory))
+    pub fn names_digests(&self) -> bool {
+        self.identities.iter().any(Identity::names_digests)
     }
 
-    /// Whether a grant to everyone could show something below `directory`. Whether it does depends on which secrets
-    /// there are.
+    /// Whether a rule could need the digest of this caller's executable: all else that it asks holds.
     #[must_use]
-    pub fn everyone_may_list_below(&self, directory: &str) -> bool {
-        self.grants.iter().any(|grant| to_everyone(grant) && grant.shows_below(directory))
-    }
-
-    /// Whether everyone sees the same names below `directory`: no grant that could show something there is to fewer
-    /// than everyone. What is listed then depends on no caller.
-    #[must_use]
-    pub fn same_for_everyone_below(&self, directory: &str) -> bool {
-        self.grants.iter().all(|grant| to_everyone(grant) || !grant.shows_below(directory))
+    pub fn may_need_digest(&self, facts: &dyn Facts) -> bool {
+        self.identities
+            .iter()
+            .any(|identity| identity.names_digests() && identity.holds_but_for_digest(facts))
     }
 
     /// Whether the caller is an administrator: uid 0 or the owner of the configuration.
@@ -320,10 +313,6 @@ impl<'a> Sought<'a> {
         }
         self.standing.map_or(Reach::Yes, |standing| grant.stages.reach(standing, self.now, retire_after))
     }
-}
-
-fn to_everyone(grant: &Grant) -> bool {
-    grant.to.contains(&(EVERYONE_NUMBER as usize))
 }
 
 const fn deny(kind: DenialKind, reason: Reason) -> Decision {

@@ -113,11 +113,6 @@ impl Grant {
             .fold(Verbs::default(), |so_far, (verb, _)| so_far.with(verb))
     }
 
-    /// Whether it could show anything below `directory`.
-    pub(super) fn shows_below(&self, directory: &str) -> bool {
-        self.read.iter().chain(&self.list).any(|pattern| pattern.possible_below(directory))
-    }
-
     /// Whether it is about a field.
     pub(super) fn lets_field(&self, field: &str) -> bool {
         self.fields.as_ref().is_none_or(|shapes| shapes.iter().any(|shape| has_shape(shape, field)))

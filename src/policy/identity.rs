@@ -187,6 +187,16 @@ impl Identity {
         Self { name: name.to_owned(), conditions, place: "built in".to_owned(), logins: BTreeMap::new() }
     }
 
+    pub(super) fn names_digests(&self) -> bool {
+        self.conditions.iter().any(|condition| matches!(condition, Condition::Sha256(_)))
+    }
+
+    /// Whether everything holds that is asked before the digest, which is the dearest.
+    pub(super) fn holds_but_for_digest(&self, facts: &dyn Facts) -> bool {
+        let before = self.conditions.iter().take_while(|one| !matches!(one, Condition::Sha256(_)));
+        before.into_iter().all(|condition| condition.holds(facts) == Holds::Yes)
+    }
+
     /// Whether all conditions hold, asking no further than the first that does not.
     pub(super) fn holds(&self, facts: &dyn Facts) -> Holds {
         self.conditions

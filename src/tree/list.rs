@@ -67,6 +67,7 @@ impl Tree {
             }
             Node::Link(..) | Node::Field(_) | Node::View(..) | Node::Notices => {}
         }
+        tracing::trace!(uid = eyes.facts.uid(), path = shown_path(&node), names = names.len(), "listed");
         Ok(in_cookie_order(names))
     }
 

@@ -6,11 +6,12 @@ use std::time::Duration;
 use crate::access::Refusal;
 use crate::caller::Caller;
 use crate::model::{
-    FieldInfo, FieldName, Operation, Outcome, Reason, Secret, SecretPath, Stage, Version, VersionInfo,
+    Facts, FieldInfo, FieldName, Operation, Outcome, Reason, Secret, SecretPath, Stage, Version, VersionInfo,
     decode_name, encode_name, is_reserved,
 };
 use crate::policy::{Listing, View};
 
+use super::attributes::shown_path;
 use super::inode::Inode;
 use super::node::{FieldPlace, Node};
 use super::visible::{Eyes, is_public};
@@ -38,6 +39,12 @@ impl Tree {
         })?;
         let entry = self.entry(&eyes, &node)?;
         self.live.looked_up(&node);
+        tracing::trace!(
+            uid = caller.uid(),
+            inode = entry.attributes.inode.0,
+            path = shown_path(&node),
+            "found"
+        );
         Ok(entry)
     }
 

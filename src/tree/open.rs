@@ -99,6 +99,7 @@ impl Tree {
         let standing = Standing { held: self.stages_at_opening(released.standing()), lost: None };
         let (secret, version) = (place.secret.clone(), place.version);
         let handle = self.handles.keep(Handle::new(place, standing, released, Some(opener)));
+        tracing::trace!(secret = secret.as_str(), %version, handle, "opened");
         // A revocation between the fetch and this line found no handle to refuse.
         if self.is_revoked(&secret, version) {
             self.handles.revoke(&secret, version);
@@ -188,6 +189,7 @@ impl Tree {
 
     /// Closes a handle.
     pub fn close(&self, handle: u64) {
+        tracing::trace!(handle, "closed");
         self.handles.close(handle);
     }
 

@@ -155,6 +155,11 @@ pub(super) enum Verb {
         since: String,
     },
     /// Say who has read a secret, from the audit log. Commands that handed out a value count as well.
+    ///
+    /// A fact stands in a record only where it was read for the decision: uid, gid, process, unit and container always;
+    /// the executable, its digest and the login only where a rule about the secret asked for them. What was not read
+    /// is - here and an absent key with --json: it was not looked for, and says nothing about the reader. To have the
+    /// executable recorded, name it in a rule (exe = [...]).
     #[command(
         name = "who-read",
         after_help = "Examples:\n  credfs who-read prod/orders/db --since 7d\n  credfs who-read prod/orders/db --version 6 --json"

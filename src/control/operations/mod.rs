@@ -79,7 +79,7 @@ pub async fn execute(
 fn must_administer(gate: &Gate, actor: &Actor<'_>) -> Result<crate::caller::Described, CommandFault> {
     match actor {
         Actor::Owner(who) => Ok(who.clone()),
-        Actor::Peer(caller) if gate.policy().is_administrator(*caller) => Ok(caller.describe()),
+        Actor::Peer(caller) if gate.policy().is_administrator(*caller) => Ok(caller.describe_administrator()),
         Actor::Peer(_) => Err(CommandFault::new(
             Kind::Refused,
             "only root and the owner of the configuration may do this: run it as one of them",

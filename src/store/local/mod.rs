@@ -270,6 +270,7 @@ impl Store for Local {
             if let Some(fetched) = self.inner.fetch_at_hand(wanted) {
                 return fetched;
             }
+            tracing::trace!(secret = wanted.secret.as_str(), version = %wanted.version, "not at hand: read from the database");
             let (inner, wanted) = (Arc::clone(&self.inner), wanted.clone());
             where_it_may_wait(move || inner.fetch_cold(&wanted)).await
         })
