@@ -218,6 +218,76 @@ print(attempt(lambda: opened(path)))
 }
 
 #[test]
+fn a_gid_rule_holds_by_the_group_of_the_request_and_by_any_of_many_others() {
+    let policy = "[identities.alice]\nuid = 24001\n[identities.crew]\ngid = [24100, 24200]\n\
+        [[grants]]\nto = [\"alice\"]\nlist = [\"team/**\"]\n[[grants]]\nto = [\"crew\"]\nread = [\"team/**\"]\n";
+    let instance = Setup::policy(policy).start();
+    instance.put("team/db", &[("password", b"hunter3")]);
+    let path = instance.path("team/db/password");
+    let many: Vec<u32> = (30_000..30_900).collect();
+    let with = |more: &[u32]| [&many[..], more].concat();
+    for (asker, expected) in [
+        (Asker::uid(ALICE), "EACCES"),
+        (Asker::uid(ALICE).gid(24_100), "read hunter3"),
+        (Asker::uid(ALICE).gid(24_200), "read hunter3"),
+        (Asker::uid(ALICE).gid(24_300), "EACCES"),
+        (Asker::uid(ALICE).groups(&[1, 24_200, 3]), "read hunter3"),
+        (Asker::uid(ALICE).groups(&with(&[24_200])), "read hunter3"),
+        (Asker::uid(ALICE).groups(&with(&[])), "EACCES"),
+        (Asker::uid(CAROL).groups(&[24_100, 24_200]), "read hunter3"),
+        (Asker::uid(CAROL).groups(&[2_410, 241_000, 24_101]), "ENOENT"),
+    ] {
+        assert_eq!(asker.read(&path), expected, "{asker:?}");
+    }
+    assert_eq!(instance.records().released(), 5);
+}
+
+/// Threads whose credentials differ from their leader's, by the bare system call: libc would change all of them.
+const THREAD_OF_ITS_OWN: &str = "
+libc = ctypes.CDLL(None, use_errno=True)
+SYS_setresuid, SYS_setgroups = 117, 116
+path, uid, group = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+os.setresgid(24001, 24001, 24001)
+os.setgroups([24100])
+os.setresuid(24001, 24001, 0)
+result = []
+def act():
+    assert libc.syscall(SYS_setresuid, -1, 0, -1) == 0
+    groups = (ctypes.c_uint32 * 1)(group)
+    assert libc.syscall(SYS_setgroups, 1 if group else 0, groups) == 0
+    assert libc.syscall(SYS_setresuid, uid, uid, uid) == 0
+    result.append('%d|%s' % (threading.get_native_id(), attempt(lambda: opened(path))))
+thread = threading.Thread(target=act)
+thread.start()
+thread.join()
+print(os.getpid(), attempt(lambda: opened(path)), result[0], sep='|')
+";
+
+#[test]
+fn a_thread_with_credentials_of_its_own_is_judged_by_them() {
+    let instance = start();
+    let path = instance.path("team/db/password");
+    let bob = BOB.to_string();
+    for (uid, group, of_thread) in
+        [("24001", "0", "EACCES"), (bob.as_str(), "24100", "EACCES"), ("24001", "24100", "read hunter3")]
+    {
+        let before = instance.records().0.len();
+        let text = python(THREAD_OF_ITS_OWN, &[&path, uid, group]);
+        let words: Vec<&str> = text.split('|').collect();
+        assert_eq!(words[1], "read hunter3", "the leader: {text}");
+        assert_eq!(words[3], of_thread, "the thread as uid {uid} with group {group}: {text}");
+        let records = instance.records();
+        let of_it = records.iter().skip(before).find(|record| {
+            record.text("op") == "open"
+                && record.number("tid").map(|tid| tid.to_string()).as_deref() == Some(words[2])
+        });
+        let of_it = of_it.unwrap_or_else(|| panic!("no record of thread {}: {records:#?}", words[2]));
+        assert_eq!(of_it.number("pid").map(|pid| pid.to_string()).as_deref(), Some(words[0]));
+        assert_eq!(of_it.number("uid").map(|uid| uid.to_string()).as_deref(), Some(uid), "{of_it:?}");
+    }
+}
+
+#[test]
 fn a_thread_is_recorded_by_its_process_and_by_itself() {
     let instance = start();
     let script = "

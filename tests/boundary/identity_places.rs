@@ -110,6 +110,39 @@ print(attempt(lambda: os.pread(fd, 100, 0)))
 }
 
 #[test]
+fn a_reader_who_moved_to_another_unit_is_recorded_as_what_he_became() {
+    let (home, other) = (unit("first"), unit("second"));
+    let instance = start(&format!("unit = [\"{home}\", \"{other}\"]"));
+    let home = Cgroup::make(&format!("system.slice/{home}"));
+    let other_place = Cgroup::make(&format!("system.slice/{other}"));
+    let script = "
+import os, sys
+path, first, second = sys.argv[1:]
+def move(procs):
+    os.seteuid(0)
+    with open(procs, 'w') as file:
+        file.write('0')
+    os.seteuid(24001)
+os.setgroups([]); os.setresgid(24001, 24001, 24001)
+move(first)
+fd = os.open(path, os.O_RDONLY)
+os.pread(fd, 100, 0)
+move(second)
+print(os.pread(fd, 7, 0).decode(), os.pread(fd, 7, 0).decode())
+";
+    let path = instance.path("prod/db/password");
+    assert_eq!(
+        Asker::root().python(script, &[&path, &home.procs(), &other_place.procs()]),
+        "hunter2 hunter2"
+    );
+    let records = instance.records();
+    assert_eq!(records.released(), 1);
+    let reads = records.all("read", "released");
+    assert_eq!(reads.len(), 1, "once, by the same process from its new place: {reads:#?}");
+    assert_eq!(reads[0].text("unit"), other);
+}
+
+#[test]
 fn a_container_is_known_by_the_id_in_its_cgroup_path() {
     let id: String =
         (0..64).map(|at| char::from_digit((at * 7 + std::process::id()) % 16, 16).expect("hex")).collect();
@@ -265,6 +298,79 @@ fn a_process_that_runs_the_replaced_executable_goes_on_and_a_deleted_look_alike_
     // Its path says "orders.gone (deleted)", and it never was at the allowed path.
     let gone = copy_of_bash(&instance, "orders.gone");
     assert!(!reads_after_removal(&instance, &gone));
+}
+
+/// A shell with so many bytes behind its own that reading all of them takes a while, and its digest.
+fn large_bash(instance: &Instance, name: &str, bytes: u64) -> String {
+    let path = copy_of_bash(instance, name);
+    // No two alike.
+    Program::of(&["/bin/sh", "-c", &format!("echo {name} >> {path} && truncate -s {bytes} {path}")])
+        .run()
+        .ok();
+    path
+}
+
+/// Opens, reads and closes until the file `end` is there; the longest time that took, in milliseconds, and how often.
+const LONGEST: &str = "
+import os, sys, time
+path, end = sys.argv[1], sys.argv[2]
+longest, count = 0, 0
+while not os.path.exists(end):
+    begun = time.monotonic()
+    with open(path, 'rb') as file:
+        file.read()
+    longest = max(longest, time.monotonic() - begun)
+    count += 1
+print(longest * 1000, count, flush=True)
+";
+
+#[test]
+fn a_large_executable_known_by_digest_is_read_while_nobody_else_waits() {
+    const BYTES: u64 = 120 << 20;
+    let instance = Setup::default().warnings_expected().initialised();
+    let large: Vec<String> = (0..6).map(|at| large_bash(&instance, &format!("large-{at}"), BYTES)).collect();
+    let digest = sha256_of(&large[0]);
+    let policy = format!(
+        "[identities.bob]\nuid = 24002\n[identities.large]\nuid = 24001\nsha256 = \"{digest}\"\n\
+         [[grants]]\nto = [\"bob\"]\nread = [\"bobs/**\"]\n\
+         [[grants]]\nto = [\"large\"]\nread = [\"prod/**\"]\n"
+    );
+    instance.write_policy(&policy);
+    instance.mount();
+    instance.put("prod/db", &[("password", b"hunter2\n")]);
+    instance.put("bobs/db", &[("password", b"hunter3\n")]);
+    let end = instance.file("end");
+    let words = [PYTHON, "-I", "-c", LONGEST, &instance.path("bobs/db/password"), &end];
+    let mut other = Asker::uid(BOB).program(&words).keep(&instance.dir().join("other.out"));
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    // All of them at once, each another file: the uid may have no more than its share read at a time.
+    let path = instance.path("prod/db/password");
+    let begun = std::time::Instant::now();
+    let got: Vec<bool> = std::thread::scope(|scope| {
+        let path = &path;
+        let ask = |executable| {
+            scope.spawn(move || reads(&Asker::uid(ALICE), &[executable, "-c", READ_A_LINE, path]))
+        };
+        let asking: Vec<_> = large.iter().map(|executable| ask(executable.as_str())).collect();
+        asking.into_iter().map(|asking| asking.join().expect("an answer")).collect()
+    });
+    let took_ms = begun.elapsed().as_secs_f64() * 1000.0;
+    std::fs::write(&end, "").expect("the end");
+    other.wait(std::time::Duration::from_secs(10)).expect("it ends");
+    let output = other.output();
+    let words: Vec<f64> = output.split_whitespace().map(|word| word.parse().expect("a number")).collect();
+    println!(
+        "six of 120 MiB in {took_ms:.0} ms; another reader waited {:.0} ms at most, of {} reads",
+        words[0], words[1]
+    );
+    assert!(got[1..].iter().all(|got| !got), "other bytes: {got:?}");
+    assert!(
+        reads(&Asker::uid(ALICE), &[&large[0], "-c", READ_A_LINE, &path]),
+        "the digest that the rule names"
+    );
+    assert_eq!(instance.records().last("open", "released").text("exe_sha256"), digest);
+    assert!(took_ms > 200.0, "too fast to tell: {took_ms} ms");
+    assert!(words[0] < 100.0, "another reader waited {} ms", words[0]);
 }
 
 /// Whether `executable`, removed before its first read, gets the value.

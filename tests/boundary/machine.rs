@@ -165,6 +165,89 @@ fn bad_names_and_values_on_the_command_line_are_refused_and_change_nothing() {
     assert!(!again.err.is_empty());
 }
 
+/// Opens a file so often and holds it, says how far it came, and reads all of it through each at a word.
+const HOLD: &str = "
+import errno, os, resource, sys
+path, count = sys.argv[1], int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_NOFILE, (count + 100, count + 100))
+held = []
+try:
+    for _ in range(count):
+        held.append(os.open(path, os.O_RDONLY))
+    refused = '-'
+except OSError as error:
+    refused = errno.errorcode[error.errno]
+whole = sum(os.pread(fd, 100, 0) == b'hunter2' for fd in held)
+print(len(held), refused, whole, flush=True)
+";
+
+#[test]
+fn ten_thousand_open_files_are_all_served_and_those_past_the_limit_are_refused() {
+    let instance = Setup::default().set("limits.handles_max", 10_000).start();
+    instance.put("prod/db", &[("password", b"hunter2")]);
+    let path = instance.path("prod/db/password");
+    let hold = |count: &str| {
+        let setup = format!("ulimit -n 20000 && exec {} -I -c \"$@\"", crate::harness::PYTHON);
+        let words = ["/bin/sh", "-c", &setup, "sh", HOLD, &path, count];
+        let limited = ["prlimit", "--nofile=20000:20000"].into_iter().chain(words).collect::<Vec<_>>();
+        let mut all = limited;
+        let uid = ["setpriv", "--reuid", "24001", "--regid", "24001", "--clear-groups"];
+        all.splice(2..2, uid);
+        Program::of(&all).limit(Duration::from_secs(120)).run().ok().text()
+    };
+    assert_eq!(hold("10000"), "10000 - 10000");
+    wait_until("they are closed", Duration::from_secs(10), || {
+        instance.command(&["status", "--json"]).ok().json()["open_files"] == 0
+    });
+    assert_eq!(hold("10050"), "10000 EAGAIN 10000", "over a limit is EAGAIN, and what is open goes on");
+    let refused = instance.records();
+    assert_eq!(refused.last("open", "over_limit").number("uid"), Some(u64::from(ALICE)));
+    assert_eq!(Asker::uid(ALICE).read(&path), "read hunter2", "and afterwards there is room");
+}
+
+#[test]
+fn a_daemon_with_few_descriptors_serves_more_callers_than_it_can_keep_and_recovers() {
+    let instance = Setup::default().initialised();
+    instance.put("prod/db", &[("password", b"hunter2")]);
+    let config = instance.config_path();
+    // Fewer than the callers below: for each thread that asks the daemon would like to keep a descriptor.
+    let words = ["prlimit", "--nofile=64:64", env!("CARGO_BIN_EXE_credfs"), "--config", &config, "mount"];
+    instance.serve_with(Program::of(&words).keep(&instance.dir().join("daemon.err")));
+    let path = instance.path("prod/db/password");
+    let script = "
+import os, sys, threading
+path, count = sys.argv[1], int(sys.argv[2])
+barrier = threading.Barrier(count)
+got = []
+def act():
+    for _ in range(5):
+        barrier.wait()
+        try:
+            with open(path) as file:
+                got.append(file.read())
+        except OSError as error:
+            got.append(str(error))
+threads = [threading.Thread(target=act) for _ in range(count)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(len(got), sorted(set(got)))
+";
+    let text = Asker::uid(ALICE).python(script, &[&path, "200"]);
+    assert_eq!(text, "1000 ['hunter2']", "who asks is found out for every one");
+    assert_eq!(Asker::uid(BOB).read(&path), "EACCES");
+    let records = instance.records();
+    assert_eq!(records.released(), 1000);
+    let with_process =
+        records.all("open", "released").iter().filter(|record| record.number("pid").is_some()).count();
+    assert_eq!(with_process, 1000, "each caller was identified");
+    // Commands over the socket still find a descriptor, and the log can still be rotated.
+    instance.put("prod/db", &[("password", b"hunter3")]);
+    instance.command(&["audit", "rotate"]).ok();
+    instance.command(&["reload"]).ok();
+    assert_eq!(Asker::uid(ALICE).read(&path), "read hunter3");
+    assert_eq!(instance.command(&["audit", "verify", "--json"]).ok().json()["ok"], true);
+}
+
 #[test]
 fn an_ordinary_user_may_administer_nothing() {
     let instance = started();
@@ -283,6 +366,13 @@ fn dev_as_a_plain_user_serves_that_user_by_fusermount3() {
     let (running, mount_point) = dev(&user, &instance);
     let sample = first_sample(&running, &user, &mount_point);
     assert!(!within(&running, &user, &["cat", &sample]).ok().out.is_empty());
+    use std::os::unix::fs::MetadataExt as _;
+    let environment = std::fs::metadata(format!("/proc/{}/environ", running.pid())).expect("it runs");
+    assert_eq!(
+        environment.uid(),
+        0,
+        "not even he may look into it: what is not dumpable is root's (proc(5))"
+    );
     for other in [Asker::uid(ALICE), Asker::root()] {
         assert_ne!(within(&running, &other, &["cat", &sample]).code, Some(0), "nobody else");
     }
@@ -291,7 +381,11 @@ fn dev_as_a_plain_user_serves_that_user_by_fusermount3() {
 
 #[test]
 fn the_daemon_is_not_dumpable_and_makes_no_core() {
-    let instance = started();
+    let instance = Setup::default().initialised();
+    // Whatever it was started with.
+    let config = instance.config_path();
+    let words = ["prlimit", "--core=unlimited", env!("CARGO_BIN_EXE_credfs"), "--config", &config, "mount"];
+    instance.serve_with(Program::of(&words).keep(&instance.dir().join("daemon.err")));
     let pid = instance.worker_pid();
     let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("limits");
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("the line");

@@ -7,12 +7,16 @@ mod harness;
 
 mod audit;
 mod audit_sink;
+mod bad_input;
 mod durable;
 mod identity;
 mod identity_places;
+mod identity_session;
+mod kept_pages;
 mod leak;
 mod machine;
 mod notification;
+mod outside_tap;
 mod programs;
 mod scale;
 mod servers;

@@ -1,7 +1,7 @@
 //! A store that hangs, panics or is slow: every request is answered, and the others never notice.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use credfs::model::{FieldNode, Secret, SecretPath, Stage as Staged};
@@ -171,6 +171,96 @@ fn the_daemon_asking_itself_is_edeadlk_at_once() {
         .map(|record| record["count"].as_u64().unwrap_or(1))
         .sum();
     assert!(noted >= 100, "{noted}");
+}
+
+/// A store that never answers whatever must be asked of it, and counts who asks.
+struct Hung {
+    inner: Arc<dyn Store>,
+    asked: AtomicU64,
+}
+
+impl Hung {
+    fn hang<'a, T: Send + 'a>(&self) -> Pending<'a, T> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        Box::pin(std::future::pending())
+    }
+}
+
+impl Store for Hung {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+    fn state(&self) -> StoreState {
+        self.inner.state()
+    }
+    fn known(&self, login: &Login, path: &SecretPath) -> Option<Arc<Secret>> {
+        self.inner.known(login, path)
+    }
+    fn visit_known(&self, login: &Login, prefix: &str, visit: &mut dyn FnMut(&Arc<Secret>) -> bool) {
+        self.inner.visit_known(login, prefix, visit);
+    }
+    fn stale_for(&self, login: &Login, path: &SecretPath) -> Duration {
+        self.inner.stale_for(login, path)
+    }
+    fn node(&self, node: FieldNode) -> Option<Wanted> {
+        self.inner.node(node)
+    }
+    fn look_up<'a>(
+        &'a self,
+        _: &'a Login,
+        _: &'a SecretPath,
+    ) -> Pending<'a, Result<Option<Arc<Secret>>, StoreFault>> {
+        self.hang()
+    }
+    fn fetch_at_hand(&self, _: &Login, _: &Wanted) -> Option<Result<Fetched, StoreFault>> {
+        None
+    }
+    fn fetch<'a>(&'a self, _: &'a Login, _: &'a Wanted) -> Pending<'a, Result<Fetched, StoreFault>> {
+        self.hang()
+    }
+    fn change<'a>(&'a self, _: &'a Login, _: Change) -> Pending<'a, Result<Changed, StoreFault>> {
+        self.hang()
+    }
+    fn watch(&self, watcher: Watcher) {
+        self.inner.watch(watcher);
+    }
+}
+
+#[test]
+fn df_find_du_ls_and_getfattr_never_wait_for_a_store_that_hangs() {
+    let mut hung = None;
+    let stage = Stage::new("metadata", EVERYONE, |inner| {
+        let store = Arc::new(Hung { inner, asked: AtomicU64::new(0) });
+        hung = Some(Arc::clone(&store));
+        store
+    });
+    let hung = hung.unwrap();
+    for at in 0..50 {
+        stage.world.put(&format!("team/app-{at}"), Staged::Current, &[("key", "fine"), ("user", "me")]);
+    }
+    let mount_point = stage.mount_point.display().to_string();
+    let above = stage.world.directory.display().to_string();
+    for words in [
+        vec!["df", &mount_point],
+        vec!["df", "-a"],
+        vec!["stat", "-f", &mount_point],
+        vec!["find", &above, "-xdev"],
+        vec!["find", &mount_point, "-type", "f", "-size", "+0", "-newermt", "1970-01-01"],
+        vec!["du", "-s", &mount_point],
+        vec!["ls", "-lR", &mount_point],
+        vec!["getfattr", "-R", "-d", &mount_point],
+    ] {
+        let begun = Instant::now();
+        let output =
+            std::process::Command::new("timeout").args(["-s", "KILL", "10"]).args(&words).output().unwrap();
+        let took = begun.elapsed();
+        assert!(output.status.success() || words[0] == "df", "{words:?}: {output:?}");
+        assert!(!output.stdout.is_empty() && took < Duration::from_secs(1), "{words:?}: {took:?}");
+    }
+    assert_eq!(hung.asked.load(Ordering::SeqCst), 0, "nothing was asked of the store");
+    assert_eq!(stage.world.releases().len(), 0, "and nothing released");
+    stage.run("cat", "team/app-7/key").failed_with("timed out");
+    assert_eq!(hung.asked.load(Ordering::SeqCst), 1, "a read is what asks it");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::{Cgroup, PYTHON, Program};
 
 /// Whose shoes a program runs in.
-#[derive(Clone, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Asker {
     uid: u32,
     gid: u32,
@@ -28,6 +28,11 @@ impl Asker {
 
     pub(crate) fn uid(uid: u32) -> Self {
         Self { uid, gid: uid, ..Self::default() }
+    }
+
+    /// With another group of its own.
+    pub(crate) fn gid(self, gid: u32) -> Self {
+        Self { gid, ..self }
     }
 
     pub(crate) fn groups(mut self, groups: &[u32]) -> Self {
