@@ -232,7 +232,8 @@ fn identifier(config: &Config) -> Result<Identifier, CommandFault> {
     let executables =
         ProcExecutables::new(config.limits.executable_bytes_max, size(config.limits.executables_max));
     let options = caller::Options {
-        threads_max: size(config.limits.callers_max),
+        // One descriptor each: the log, the store and the socket need theirs too, however few there are.
+        threads_max: size(config.limits.callers_max.min(harden::open_files_max() / 4)),
         executables_max: size(config.limits.executables_max),
         ..caller::Options::default()
     };

@@ -31,6 +31,12 @@ pub fn raise_open_files() -> io::Result<u64> {
     Ok(limit.rlim_max)
 }
 
+/// How many files this process may have open.
+#[must_use]
+pub fn open_files_max() -> u64 {
+    get_limit(libc::RLIMIT_NOFILE).map_or(0, |limit| limit.rlim_cur)
+}
+
 /// Has freed memory go back to the system, and threads share few heaps. Without it glibc takes the first large block
 /// that is freed (16 MiB, for the first request of a FUSE session) as a reason to keep all later ones (mallopt(3)).
 pub fn keep_heap_small() {
