@@ -12,6 +12,7 @@ mod pace;
 mod pages;
 mod pending;
 mod read_only;
+mod reading;
 mod translate;
 
 use std::io;
