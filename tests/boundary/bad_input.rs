@@ -132,11 +132,11 @@ fn a_wrong_key_no_key_a_lax_mode_and_a_later_format_are_told_apart() {
     }
     is_as_it_was(&instance);
     let later = rusqlite::Connection::open(&store).expect("the database");
-    later.pragma_update(None, "user_version", 2).expect("another format");
+    later.pragma_update(None, "user_version", 3).expect("another format");
     drop(later);
-    refused("a later format", &get(), 1, &[&store.display().to_string(), "format 2", "install"]);
+    refused("a later format", &get(), 1, &[&store.display().to_string(), "format 3", "install"]);
     let earlier = rusqlite::Connection::open(&store).expect("the database");
-    earlier.pragma_update(None, "user_version", 1).expect("the format again");
+    earlier.pragma_update(None, "user_version", 2).expect("the format again");
     drop(earlier);
     is_as_it_was(&instance);
 }
