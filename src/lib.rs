@@ -26,6 +26,8 @@ pub mod config;
 
 pub mod fuse;
 
+pub mod keeper;
+
 pub mod control;
 
 pub mod daemon;

@@ -94,7 +94,7 @@ fn in_both_modes(check: impl Fn(&Identifier)) {
 }
 
 fn ask(identifier: &Identifier, tid: u32) -> Caller<'_> {
-    identifier.identify(Asker { uid: 0, gid: 0, tid }).unwrap()
+    identifier.identify(Asker { uid: 0, gid: 0, tid, is_resent: false }).unwrap()
 }
 
 static SCRATCH: AtomicU32 = AtomicU32::new(0);
@@ -177,7 +177,8 @@ fn groups_are_those_of_the_thread_and_only_those() {
     in_both_modes(|identifier| {
         let command = "setpriv --reuid 1000 --regid 1001 --groups 4,2500 bash -c 'echo ready; read'";
         let subject = Subject::shell(&format!("exec {command}"), &[]);
-        let caller = identifier.identify(Asker { uid: 1000, gid: 1001, tid: subject.id() }).unwrap();
+        let caller =
+            identifier.identify(Asker { uid: 1000, gid: 1001, tid: subject.id(), is_resent: false }).unwrap();
         for (gid, expected) in
             [(1001, true), (4, true), (2500, true), (1000, false), (0, false), (250, false)]
         {
@@ -187,7 +188,8 @@ fn groups_are_those_of_the_thread_and_only_those() {
 
         let command = "setpriv --reuid 1000 --regid 1001 --clear-groups bash -c 'echo ready; read'";
         let alone = Subject::shell(&format!("exec {command}"), &[]);
-        let caller = identifier.identify(Asker { uid: 1000, gid: 1001, tid: alone.id() }).unwrap();
+        let caller =
+            identifier.identify(Asker { uid: 1000, gid: 1001, tid: alone.id(), is_resent: false }).unwrap();
         assert_eq!((caller.in_group(1001), caller.in_group(4)), (Ok(true), Ok(false)));
     });
 }
@@ -329,7 +331,8 @@ fn a_bind_mount_over_an_allowed_path_fools_the_link_text_and_nothing_else() {
             Subject::start(Command::new("/bin/bash").args(["-c", script, "bash"]).args(arguments));
         subject.say("hello");
         assert_eq!(subject.line(), "hello", "the caller runs under a user namespace of its own");
-        let caller = identifier.identify(Asker { uid: 1000, gid: 1000, tid: subject.id() }).unwrap();
+        let caller =
+            identifier.identify(Asker { uid: 1000, gid: 1000, tid: subject.id(), is_resent: false }).unwrap();
         assert_eq!(caller.runs(&allowed), Ok(false));
         let described = caller.describe().exe.unwrap();
         assert_eq!(Path::new(&*described.path_unproven), allowed, "the text is what he made it");
@@ -447,7 +450,7 @@ fn a_caller_in_a_child_pid_namespace_is_known_by_its_number_in_ours() {
 #[test]
 fn nothing_but_uid_and_gid_is_known_without_a_thread_id() {
     in_both_modes(|identifier| {
-        let caller = identifier.identify(Asker { uid: 7, gid: 8, tid: 0 }).unwrap();
+        let caller = identifier.identify(Asker { uid: 7, gid: 8, tid: 0, is_resent: false }).unwrap();
         assert_eq!((caller.uid(), caller.gid(), caller.is_identified()), (7, 8, false));
         assert_eq!(caller.in_group(8), Err(Unknown));
         assert_eq!(caller.unit(), Err(Unknown));
@@ -465,13 +468,13 @@ fn nothing_but_uid_and_gid_is_known_without_a_thread_id() {
 fn a_thread_of_this_process_is_refused() {
     in_both_modes(|identifier| {
         let own = std::process::id();
-        assert!(identifier.identify(Asker { uid: 0, gid: 0, tid: own }).is_err());
+        assert!(identifier.identify(Asker { uid: 0, gid: 0, tid: own, is_resent: false }).is_err());
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let stat = fs::read_to_string("/proc/thread-self/stat").unwrap();
                 let tid = stat.split(' ').next().unwrap().parse().unwrap();
                 assert_ne!(tid, own);
-                assert!(identifier.identify(Asker { uid: 0, gid: 0, tid }).is_err());
+                assert!(identifier.identify(Asker { uid: 0, gid: 0, tid, is_resent: false }).is_err());
             });
         });
     });

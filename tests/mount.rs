@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use credfs::sys::mount::{self, MountFault, MountOptions, Mounted, Standing, WritableTree};
-use credfs::sys::mountinfo;
+use credfs::sys::{connection, mountinfo};
 
 const PROBE_MAX: Duration = Duration::from_millis(500);
 /// FUSE_INIT, the first request of every connection.
@@ -124,7 +124,7 @@ fn a_mount_that_does_not_answer_is_neither_replaced_nor_waited_for() {
     let fault =
         mount::mount(&place.mount_point(), &MountOptions { probe_max: PROBE_MAX, ..Default::default() });
     assert!(matches!(fault, Err(MountFault::Silent { .. })), "{fault:?}");
-    mount::abort(mounted.handle.minor).unwrap();
+    connection::abort(mounted.handle.minor).unwrap();
     assert_eq!(mount::standing(&place.mount_point(), PROBE_MAX).unwrap(), Standing::Stale);
 }
 
@@ -174,7 +174,7 @@ fn a_dead_daemon_is_recognised_also_while_the_kernel_remembers_what_it_said_of_i
     let served = serve(&mounted);
     std::fs::metadata(place.mount_point()).unwrap();
     assert_eq!(mount::standing(&place.mount_point(), PROBE_MAX).unwrap(), Standing::Served);
-    mount::abort(mounted.handle.minor).unwrap();
+    connection::abort(mounted.handle.minor).unwrap();
     served.join().unwrap();
     assert!(std::fs::metadata(place.mount_point()).is_ok(), "the kernel still answers a plain stat");
     assert_eq!(mount::standing(&place.mount_point(), PROBE_MAX).unwrap(), Standing::Stale);

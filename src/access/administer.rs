@@ -146,6 +146,17 @@ impl Gate {
         recorded.map_err(|_| AdministerFault::NotRecorded)
     }
 
+    /// Notes how many requests were answered with a time-out while no worker was there to record them. By whom and for
+    /// what they were made nobody knows.
+    pub fn note_timed_out(&self, count: u64) {
+        if count > 0 {
+            let entry = Entry { count: Some(count), ..Entry::new(Operation::Access, Outcome::Timeout) };
+            if self.log.record(&entry).is_err() {
+                tracing::warn!(count, "time-outs of the time without a worker could not be recorded");
+            }
+        }
+    }
+
     /// Notes that the daemon asked its own mount, and refuses it.
     pub fn note_self_access(&self, uid: u32, gid: u32) -> Refusal {
         let own = Described { uid, gid, pid: Some(std::process::id()), ..Described::default() };

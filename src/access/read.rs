@@ -254,6 +254,7 @@ impl Gate {
             store: Some(store.name()),
             who: Some(&who(person)),
             opener: opener.as_deref(),
+            resent: person.is_resent,
             freshness: Some(&freshness(fetched.stale_for)),
             bytes: Some(fetched.value.len() as u64),
             latency_us: Some(micros(begun.elapsed())),
@@ -278,6 +279,7 @@ impl Gate {
             policy: Some(policy.digest().as_str()),
             who: Some(&who(person)),
             opener: opener.as_deref(),
+            resent: person.is_resent,
             ..about(target, reader.operation(), refusal.outcome)
         });
         refusal
@@ -326,6 +328,7 @@ impl Gate {
             store: self.places.place(&target.secret).map(|place| place.store.name()),
             who: Some(&who(&person)),
             opener: Some(&handle.to_string()),
+            resent: person.is_resent,
             bytes: Some(held.bytes().len() as u64),
             latency_us: Some(micros(begun.elapsed())),
             ..about(target, Operation::Read, Outcome::Released)
@@ -373,6 +376,29 @@ impl Gate {
             && record.field.as_ref() == Some(field)
             && record.version == Some(version);
         is_ours.then(|| record.stage.map_or(StageSet::EMPTY, StageSet::of))
+    }
+
+    /// Makes a value that an earlier process of ours released, and left to this one, a released one again: the log must
+    /// hold the record numbered `seq` of exactly that.
+    #[must_use]
+    pub fn released_before(
+        &self,
+        seq: u64,
+        secret: &SecretPath,
+        version: Version,
+        field: &FieldName,
+        standing: Standing,
+        value: SecretBytes,
+    ) -> Option<Released> {
+        self.was_released(seq, secret, version, field)?;
+        let receipt = self.log.receipt_of(seq)?;
+        Some(Released { value, receipt, standing })
+    }
+
+    /// The bytes of a value that an earlier process left and nobody has asked for since, to be left once more.
+    #[must_use]
+    pub fn bytes_of_left<'a>(&self, value: &'a SecretBytes) -> &'a [u8] {
+        value.expose()
     }
 
     /// For how long the values at `path` have not been vouched for by their store; zero while they are fresh.

@@ -378,6 +378,12 @@ impl Log {
         serde_json::from_str(&line).ok()
     }
 
+    /// The proof of the record numbered `seq`, which an earlier process may have written; `None` where the log has none.
+    #[must_use]
+    pub fn receipt_of(&self, seq: u64) -> Option<Receipt> {
+        self.find(seq).map(|_| Receipt { seq })
+    }
+
     /// How the log is. Waits for nobody.
     #[must_use]
     pub fn state(&self) -> State {

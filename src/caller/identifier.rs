@@ -193,7 +193,7 @@ impl Identifier {
             };
             known.tgid() == pid && (euid, egid) == (uid, gid) && same_process
         });
-        Ok(Caller::new(self, Asker { uid, gid, tid: pid }, known))
+        Ok(Caller::new(self, Asker { uid, gid, tid: pid, is_resent: false }, known))
     }
 
     /// What is known of a thread; `kept` is what was kept of it, where the caller of this has that at hand.

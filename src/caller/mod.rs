@@ -27,6 +27,8 @@ pub struct Asker {
     pub gid: u32,
     /// *Thread* id; 0 when the thread lives in a pid namespace that ours cannot see.
     pub tid: u32,
+    /// Whether the kernel sent the request before, to a process of ours that did not answer it.
+    pub is_resent: bool,
 }
 
 /// The request comes from a thread of this very process: answering could need the thread that asks.

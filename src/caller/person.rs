@@ -84,6 +84,8 @@ pub struct Described {
     pub login_uid: Option<u32>,
     /// Which login.
     pub session: Option<u32>,
+    /// Whether the kernel sent his request before, to a process of ours that did not answer it.
+    pub is_resent: bool,
 }
 
 /// This process, as an administrator is described: unit, container and login as far as `/proc` says.
@@ -239,6 +241,7 @@ impl<'a> Caller<'a> {
             exe_sha256: self.digest.get().and_then(|digest| digest.ok()),
             login_uid: session.login_uid,
             session: session.id,
+            is_resent: self.asker.is_resent,
         }
     }
 

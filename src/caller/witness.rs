@@ -29,6 +29,49 @@ pub(super) struct ProcessMark {
     pub(super) cgroup: u128,
 }
 
+impl Witness {
+    /// Length of [`Self::to_bytes`].
+    pub const BYTES: usize = 8 + 1 + 4 + 8 + 24 + 16;
+
+    /// For a successor process of this boot to compare with.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; Self::BYTES] {
+        let mut bytes = Vec::with_capacity(Self::BYTES);
+        bytes.extend(self.uid.to_le_bytes());
+        bytes.extend(self.gid.to_le_bytes());
+        bytes.push(u8::from(self.process.is_some()));
+        if let Some(mark) = &self.process {
+            bytes.extend(mark.tgid.to_le_bytes());
+            bytes.extend(mark.origin.to_le_bytes());
+            bytes.extend(mark.uids.iter().chain(&mark.gids).flat_map(|id| id.to_le_bytes()));
+            bytes.extend(mark.cgroup.to_le_bytes());
+        }
+        bytes.resize(Self::BYTES, 0);
+        let mut whole = [0; Self::BYTES];
+        whole.copy_from_slice(&bytes);
+        whole
+    }
+
+    /// From what [`Self::to_bytes`] gave.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
+        let word = |at: usize| {
+            let mut word = [0; 4];
+            word.copy_from_slice(&bytes[at..at + 4]);
+            u32::from_le_bytes(word)
+        };
+        let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
+        let process = (bytes[8] != 0).then(|| ProcessMark {
+            tgid: word(9),
+            origin: long(13),
+            uids: [word(21), word(25), word(29)],
+            gids: [word(33), word(37), word(41)],
+            cgroup: u128::from(long(45)) | u128::from(long(53)) << 64,
+        });
+        Self { uid: word(0), gid: word(4), process }
+    }
+}
+
 impl PartialEq for Witness {
     fn eq(&self, other: &Self) -> bool {
         self.process.is_some()
@@ -44,4 +87,24 @@ pub struct ExecFingerprint {
     pub(super) device: u64,
     pub(super) inode: u64,
     pub(super) born: Option<FileTime>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_witness_is_the_same_after_it_was_kept_as_bytes() {
+        let mark = ProcessMark {
+            tgid: 1,
+            origin: 2 << 40,
+            uids: [3, 4, 5],
+            gids: [6, 7, u32::MAX],
+            cgroup: 9 << 100 | 10,
+        };
+        let witness = Witness { uid: 11, gid: 12, process: Some(mark) };
+        assert_eq!(Witness::from_bytes(&witness.to_bytes()), witness);
+        let nobody = Witness { process: None, ..witness };
+        assert!(Witness::from_bytes(&nobody.to_bytes()).process.is_none());
+    }
 }

@@ -3,28 +3,31 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::config::Config;
 use crate::control::CommandFault;
-use crate::daemon::{self, Sandbox, Serving};
+use crate::daemon::{self, Mounting, Sandbox};
 use crate::sys::harden;
 
 use super::arguments::Dev;
+use super::instance::exit_of;
 use super::{Context, Exit, output};
 
 pub(super) fn dev(context: &Context, options: &Dev) -> Result<Exit, CommandFault> {
     let sandbox = Sandbox::make(&parent(), options.mount_point.as_deref())?;
-    let mut ready = |config: &Config| {
+    daemon::with_instance(sandbox.config(), &context.surroundings, |instance, runtime| {
+        sandbox.fill(instance, runtime)
+    })?;
+    let mut ready = || {
         // Where nobody reads what is printed, the instance serves nevertheless.
-        drop(output::text(&welcome(config, &sandbox)));
+        drop(output::text(&welcome(sandbox.mount_point(), &sandbox)));
     };
-    daemon::serve(Serving {
+    let ended = daemon::mount(Mounting {
         config: sandbox.config(),
         surroundings: &context.surroundings,
+        log_level: context.log_level.as_deref(),
         hangup_ends: true,
-        before: &mut |instance, runtime| sandbox.fill(instance, runtime),
         ready: &mut ready,
     })?;
-    Ok(Exit::Done)
+    Ok(exit_of(ended))
 }
 
 /// Root's mount shall be within everyone's reach; a user's own runtime directory is cleared when he logs out.
@@ -39,10 +42,10 @@ fn parent() -> PathBuf {
     }
 }
 
-fn welcome(config: &Config, sandbox: &Sandbox) -> String {
+fn welcome(mount_point: &Path, sandbox: &Sandbox) -> String {
     let program = std::env::current_exe().unwrap_or_else(|_| "credfs".into());
     let (program, config_file) = (quoted(&program), quoted(sandbox.config()));
-    let mount = quoted(&config.mount_point);
+    let mount = quoted(mount_point);
     let whom = if harden::own_uid() == 0 { "every user" } else { "you" };
     format!(
         "A throw-away instance serves sample secrets to {whom} below {mount}\n\

@@ -28,6 +28,24 @@ pub enum Exit {
     Exists = 8,
 }
 
+impl Exit {
+    /// The exit of another process of ours.
+    pub(super) fn of_code(code: i32) -> Self {
+        let all = [
+            Self::Done,
+            Self::Failed,
+            Self::Usage,
+            Self::NotFound,
+            Self::Refused,
+            Self::StoreAway,
+            Self::Audit,
+            Self::Invalid,
+            Self::Exists,
+        ];
+        all.into_iter().find(|exit| *exit as i32 == code).unwrap_or(Self::Failed)
+    }
+}
+
 impl From<Kind> for Exit {
     fn from(kind: Kind) -> Self {
         match kind {

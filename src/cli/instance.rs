@@ -4,8 +4,9 @@ use serde_json::json;
 
 use crate::config::{Config, DEFAULT_CONFIG};
 use crate::control::{Answer, Command, CommandFault, Contact, Kind, StatusAnswer, ask};
-use crate::daemon::{self, Layout, Serving};
+use crate::daemon::{self, Keeping, Layout, Mounting, Working};
 use crate::document::Fault;
+use crate::keeper::{self, Ended};
 
 use super::arguments::Init;
 use super::connect::{run, through_instance, unexpected};
@@ -47,14 +48,37 @@ pub(super) fn init(context: &Context, options: &Init) -> Result<Exit, CommandFau
 }
 
 pub(super) fn mount(context: &Context) -> Result<Exit, CommandFault> {
-    daemon::serve(Serving {
+    daemon::mount(Mounting {
         config: &context.config_file,
         surroundings: &context.surroundings,
+        log_level: context.log_level.as_deref(),
         hangup_ends: false,
-        before: &mut |_, _| Ok(()),
-        ready: &mut |_| {},
+        ready: &mut || {},
+    })
+    .map(exit_of)
+}
+
+pub(super) fn keeper(context: &Context, socket: &std::path::Path) -> Result<Exit, CommandFault> {
+    daemon::keep(Keeping { config: &context.config_file, surroundings: &context.surroundings, socket })
+        .map(exit_of)
+}
+
+pub(super) fn worker(context: &Context, keeper: Option<std::path::PathBuf>) -> Result<Exit, CommandFault> {
+    daemon::work(Working {
+        config: &context.config_file,
+        surroundings: &context.surroundings,
+        keeper: keeper.map_or(keeper::From::StandardInput, keeper::From::Socket),
     })?;
     Ok(Exit::Done)
+}
+
+/// A worker that failed has said why; its exit code is ours.
+pub(super) fn exit_of(ended: Ended) -> Exit {
+    match ended {
+        Ended::Signal => Exit::Done,
+        Ended::Unmounted => Exit::Failed,
+        Ended::WorkerFailed(code) => Exit::of_code(code),
+    }
 }
 
 pub(super) fn reload(context: &Context) -> Result<Exit, CommandFault> {
@@ -173,7 +197,8 @@ fn print_status(context: &Context, status: &StatusAnswer) -> Result<(), CommandF
     };
     add("why", status.why.clone());
     add("mount point", status.mount_point.as_ref().map(|path| path.display().to_string()));
-    add("process", status.worker_pid.map(|pid| pid.to_string()));
+    add("worker", status.worker_pid.map(|pid| pid.to_string()));
+    add("keeper", status.keeper_pid.map(|pid| pid.to_string()));
     add("since", status.started.clone());
     add("version", Some(status.version.clone()));
     for store in &status.stores {

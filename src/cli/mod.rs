@@ -34,6 +34,7 @@ pub use exit::Exit;
 struct Context {
     config_file: std::path::PathBuf,
     json: bool,
+    log_level: Option<String>,
     surroundings: Surroundings,
 }
 
@@ -52,8 +53,10 @@ impl Context {
 /// Runs the program on the arguments of this process.
 #[must_use]
 pub fn run() -> ExitCode {
-    // The notifier's process is this program under another name: before anything is set up.
-    if let Some(exit) = crate::fuse::notifier::run_if_asked(std::env::args_os()) {
+    // The notifier's process and the guard are this program under another name: before anything is set up.
+    let asked = crate::fuse::notifier::run_if_asked(std::env::args_os())
+        .or_else(|| crate::keeper::run_if_asked(std::env::args_os()));
+    if let Some(exit) = asked {
         return exit;
     }
     let arguments = match Arguments::try_parse() {
@@ -65,10 +68,12 @@ pub fn run() -> ExitCode {
     let context = Context {
         config_file: arguments.config,
         json: arguments.json,
+        log_level: arguments.log_level,
         surroundings: Surroundings {
             notify_socket: std::env::var("NOTIFY_SOCKET").ok(),
             watchdog_usec: std::env::var("WATCHDOG_USEC").ok().and_then(|text| text.parse().ok()),
             credentials_directory: std::env::var_os("CREDENTIALS_DIRECTORY").map(Into::into),
+            listen: ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"].map(|name| std::env::var(name).ok()),
         },
     };
     match dispatch(&context, arguments.verb) {
@@ -87,6 +92,8 @@ fn dispatch(context: &Context, verb: Verb) -> Result<Exit, CommandFault> {
         Verb::Dev(options) => dev::dev(context, &options),
         Verb::Init(options) => instance::init(context, &options),
         Verb::Mount => instance::mount(context),
+        Verb::Keeper { socket } => instance::keeper(context, &socket),
+        Verb::Worker { keeper } => instance::worker(context, keeper),
         Verb::Put(options) => secrets::put(context, options),
         Verb::Get(options) => secrets::get(context, &options),
         Verb::Ls { path } => secrets::ls(context, path),
@@ -154,7 +161,11 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn log_to_standard_error(arguments: &Arguments) {
-    let usual = if matches!(arguments.verb, Verb::Mount) { "info" } else { "warn" };
+    let usual = if matches!(arguments.verb, Verb::Mount | Verb::Keeper { .. } | Verb::Worker { .. }) {
+        "info"
+    } else {
+        "warn"
+    };
     let wanted = arguments.log_level.as_deref().unwrap_or(usual);
     let filter: Targets = wanted.parse().or_else(|_| usual.parse()).unwrap_or_default();
     let lines = tracing_subscriber::fmt::layer()

@@ -50,6 +50,7 @@ impl Config {
     fn as_far_as_readable(file: &Path, text: &str, owner_uid: u32) -> (Self, Vec<Fault>) {
         let faults = Faults::of(file);
         let document = Document::parse(text, &faults);
+        let is_toml = faults.count() == 0;
         let root = document.root(&faults);
         let mount_point =
             root.path("mount_point").map_or_else(|| PathBuf::from(DEFAULT_MOUNT_POINT), |path| path.value);
@@ -66,10 +67,21 @@ impl Config {
         let audit = read_audit(&root);
         let limits = root.section("limits").map_or_else(LimitSettings::default, LimitSettings::read);
         let control = read_control(&root);
+        let worker_user = read_worker(&root);
         refuse_paths_on_the_mount(&root, &mount_point);
         root.finish();
-        let config =
-            Self { file: file.to_owned(), owner_uid, mount_point, stores, policy, audit, limits, control };
+        let config = Self {
+            file: file.to_owned(),
+            owner_uid,
+            is_toml,
+            mount_point,
+            stores,
+            policy,
+            audit,
+            limits,
+            control,
+            worker_user,
+        };
         (config, faults.into_vec())
     }
 
@@ -267,6 +279,18 @@ fn read_audit(root: &Section<'_>) -> AuditSettings {
     }
     section.finish();
     audit
+}
+
+fn read_worker(root: &Section<'_>) -> Option<String> {
+    let section = root.section("worker")?;
+    let user = section.text("user").map(|user| (user.line, user.value.to_owned()));
+    if let Some((line, user)) = &user
+        && user.is_empty()
+    {
+        section.fault(*line, "\"user\" is empty", "name a user, or leave it out");
+    }
+    section.finish();
+    user.map(|(_, user)| user)
 }
 
 fn read_control(root: &Section<'_>) -> ControlSettings {

@@ -2,14 +2,16 @@
 //! trust. It may read the configuration file and the owners and modes of what it names, nothing else.
 
 mod initial;
+mod keeper;
 mod limits;
 mod load;
 mod ownership;
 mod settings;
 
 pub use initial::{InitialPaths, config_text, policy_text};
+pub use keeper::KeeperSettings;
 pub use limits::LimitSettings;
-pub use ownership::{Trusted, check_ownership};
+pub use ownership::{Trusted, check_owner, check_ownership};
 pub use settings::{
     AuditSettings, Config, ControlSettings, DEFAULT_CONFIG, Durability, KeySetting, PolicySettings,
     StoreSettings,

@@ -56,6 +56,12 @@ pub fn check_ownership(config: &Config, uid: u32) -> Vec<Fault> {
     faults
 }
 
+/// Checks the configuration file alone, as [`check_ownership`] does.
+#[must_use]
+pub fn check_owner(file: &Path, uid: u32) -> Vec<Fault> {
+    Trusted::check(Trusted::Unwritable, file, uid)
+}
+
 fn policy_files_in(path: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(path) else { return Vec::new() };
     let mut files: Vec<PathBuf> = entries

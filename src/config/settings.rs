@@ -33,6 +33,10 @@ pub struct Config {
     pub limits: LimitSettings,
     /// The control socket.
     pub control: ControlSettings,
+    /// As which user the worker runs. Default: as whoever starts it.
+    pub worker_user: Option<String>,
+    /// Whether the text is TOML at all: else everything here is a default.
+    pub(super) is_toml: bool,
 }
 
 impl Config {

@@ -162,7 +162,7 @@ fn make_directory(path: &Path) -> Result<(), CommandFault> {
 }
 
 /// Makes the mount point if it is missing. One that is there, even as a dead mount, stays as it is.
-pub(super) fn make_mount_point(path: &Path) -> Result<(), CommandFault> {
+fn make_mount_point(path: &Path) -> Result<(), CommandFault> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => make_directory(path),
         _ => Ok(()),

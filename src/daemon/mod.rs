@@ -1,20 +1,25 @@
 //! Builds the rooms in order and runs them: an instance that serves, or files opened for one command. It may touch
 //! every room below; it knows no command line and reads no environment: what it needs of either is handed in.
 
+mod foreground;
 mod harden;
 mod init;
+mod left;
 mod reload;
 mod restore;
+mod rights;
 mod rooms;
 mod sample;
 mod serve;
+mod socket;
 
+pub use foreground::{Keeping, Mounting, keep, mount, with_instance};
 pub use harden::harden;
 pub use init::{Laid, Layout};
 pub use restore::restore;
 pub use rooms::{OpenTrouble, Rooms, check, load_policy, local_options, open};
 pub use sample::Sandbox;
-pub use serve::{Serving, serve};
+pub use serve::{Working, work};
 
 use std::path::PathBuf;
 
@@ -27,6 +32,8 @@ pub struct Surroundings {
     pub watchdog_usec: Option<u64>,
     /// `CREDENTIALS_DIRECTORY` of systemd.
     pub credentials_directory: Option<PathBuf>,
+    /// `LISTEN_PID`, `LISTEN_FDS` and `LISTEN_FDNAMES` of systemd.
+    pub listen: [Option<String>; 3],
 }
 
 /// What is known of this process itself, for records: what an instance would say of it, if it asked one.

@@ -73,6 +73,12 @@ impl Sandbox {
         &self.laid.layout.config
     }
 
+    /// The mount point.
+    #[must_use]
+    pub fn mount_point(&self) -> &Path {
+        &self.laid.layout.mount_point
+    }
+
     /// The policy.
     #[must_use]
     pub fn policy(&self) -> &Path {

@@ -1,6 +1,5 @@
-//! One instance, from its start to its end: open, mount, answer, reload, drain, unmount.
+//! The worker, from its start to its end: open, take the session over, answer, reload, hand over.
 
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,46 +7,42 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 
 use crate::access::Gate;
-use crate::caller::{self, Identifier, ProcExecutables};
+use crate::caller::{self, Identifier};
 use crate::config::Config;
-use crate::control::{
-    Answer, CommandFault, Contact, Instance, Kind, Running, Server, ServerOptions, StatusAnswer, StoreStatus,
-};
+use crate::control::{Answer, CommandFault, Instance, Running, StatusAnswer, StoreStatus};
 use crate::fuse::{self, PaceLimits, Session};
+use crate::keeper::{self, Adopted, Link, Told};
 use crate::model::{Operation, Outcome, Reason};
 use crate::store::StoreState;
-use crate::sys::mount;
 use crate::sys::notify::{Notify, monotonic_us};
 use crate::sys::{harden, memory};
 use crate::tree::{self, Tree};
 
+use super::left::Leaving;
 use super::reload::Reloader;
 use super::rooms::{self, Rooms, check, load_policy, size};
-use super::{Surroundings, init, ourselves};
+use super::{Surroundings, ourselves, rights, socket};
 
-/// How long a starting instance waits for a command that has the files open.
+/// How long a starting worker waits for a command that has the files open.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
-/// How long a mount found in the way may take to say that it is alive.
-const PROBE_WAIT: Duration = Duration::from_secs(2);
-/// How often the instance looks whether it is still mounted.
+/// How often the worker looks whether it is still mounted.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Stack of the runtime's threads, in bytes: SQLite and one command fit many times over.
 const STACK_BYTES: usize = 512 * 1024;
+/// How long the end of a session is waited for once its mount is being taken away.
+const END_WAIT: Duration = Duration::from_secs(3);
 
-/// What is done with an instance beyond serving it.
-pub struct Serving<'a> {
+/// What a worker is given.
+pub struct Working<'a> {
     /// The configuration file.
     pub config: &'a Path,
     /// What systemd said.
     pub surroundings: &'a Surroundings,
-    /// Whether SIGHUP ends it, as where a terminal is closed, instead of reloading.
-    pub hangup_ends: bool,
-    /// Done when the rooms are open and nobody is served yet.
-    pub before: &'a mut dyn FnMut(&Instance, &tokio::runtime::Runtime) -> Result<(), CommandFault>,
-    /// Done when everyone is served.
-    pub ready: &'a mut dyn FnMut(&Config),
+    /// Where its keeper is.
+    pub keeper: keeper::From,
 }
 
 /// What `status` and `reload` need of an instance that serves.
@@ -57,6 +52,7 @@ struct Live {
     reloader: Reloader,
     /// Guards the session and the tree, which are there while it serves.
     served: RwLock<Option<(Session, Arc<Tree>)>>,
+    link: Arc<Link>,
     is_stopping: AtomicBool,
     started: String,
 }
@@ -94,7 +90,7 @@ impl Running for Live {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             mount_point: Some(self.config.mount_point.clone()),
             worker_pid: Some(std::process::id()),
-            keeper_pid: None,
+            keeper_pid: self.link.keeper_pid(),
             stores,
             why: why.map(str::to_owned),
             audit: Some(recording.map_or_else(|fault| fault.to_string(), |()| "recording".to_owned())),
@@ -112,14 +108,16 @@ impl Running for Live {
     }
 }
 
-/// Serves until a signal or an unmount ends it.
+/// Serves the session of a keeper until it is told to end or to hand over.
 ///
 /// # Errors
-/// [`CommandFault`]: nothing stays mounted or open then.
-pub fn serve(serving: Serving<'_>) -> Result<(), CommandFault> {
-    let (config, loaded) = check(serving.config)
+/// [`CommandFault`]: nothing stays open then.
+pub fn work(working: Working<'_>) -> Result<(), CommandFault> {
+    rights::give_up(None)?;
+    let (config, loaded) = check(working.config)
         .and_then(|config| load_policy(&config).map(|loaded| (config, loaded)))
         .map_err(|faults| CommandFault::invalid(&faults))?;
+    rights::give_up(Some(&config))?;
     for warning in config.warnings().iter().chain(&loaded.warnings) {
         tracing::warn!("{warning}");
     }
@@ -131,17 +129,20 @@ pub fn serve(serving: Serving<'_>) -> Result<(), CommandFault> {
         .enable_all()
         .build()
         .map_err(|error| CommandFault::failed(format!("no threads could be started: {error}")))?;
-    refuse_a_second(&config)?;
+    socket::refuse_a_second(&config)?;
     let executables = loaded.policy.executables();
-    let rooms = rooms::open(&config, serving.surroundings, Some(loaded.policy), LOCK_WAIT)
+    let rooms = rooms::open(&config, working.surroundings, Some(loaded.policy), LOCK_WAIT)
         .map_err(rooms::OpenTrouble::into_fault)?;
     let Rooms { gate, locals, opened } = rooms;
     if let Some(fingerprint) = opened.new_chain {
         tracing::warn!(%fingerprint, "a new audit chain begins: keep its fingerprint elsewhere");
     }
-    let identifier = Arc::new(identifier(&config)?);
+    let (link, adopted) = Link::open(working.keeper, size(config.limits.executables_max))
+        .map_err(|fault| CommandFault::failed(fault.to_string()))?;
+    let identifier = Arc::new(identifier(&config, &link)?);
     identifier.watch_executables(&executables);
     let _receipt = gate.record_act(&ourselves(), Operation::Start, Outcome::Done, Some(Reason::Command))?;
+    gate.note_timed_out(adopted.timed_out);
     let live = Arc::new(Live {
         gate: Arc::clone(&gate),
         reloader: Reloader {
@@ -152,31 +153,17 @@ pub fn serve(serving: Serving<'_>) -> Result<(), CommandFault> {
             public_entry_lifetime: config.limits.directory_life,
         },
         served: RwLock::new(None),
+        link,
         is_stopping: AtomicBool::new(false),
         started: gate.now().rfc3339(),
         config,
     });
     let running: Arc<dyn Running> = Arc::clone(&live) as Arc<dyn Running>;
     let instance = Arc::new(Instance { gate, locals, running: Some(running) });
-    (serving.before)(&instance, &runtime)?;
-    let ended = run(&live, &instance, &identifier, &runtime, serving);
+    let ended = run(&live, &instance, &identifier, &runtime, adopted, working.surroundings);
     // What is still under way is bounded by its own deadline; it must not outlive the log.
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended
-}
-
-/// One instance for each configuration: a second one says so at once, and not by the locks that it would wait for.
-fn refuse_a_second(config: &Config) -> Result<(), CommandFault> {
-    let socket = &config.control.socket;
-    let Ok(Contact::Made(_) | Contact::Full(_)) = Contact::make(socket) else { return Ok(()) };
-    Err(CommandFault::new(
-        Kind::Exists,
-        format!(
-            "an instance of this configuration is already running (it answers at {}): use credfs reload, or stop it \
-             first",
-            socket.display()
-        ),
-    ))
 }
 
 fn run(
@@ -184,43 +171,108 @@ fn run(
     instance: &Arc<Instance>,
     identifier: &Arc<Identifier>,
     runtime: &tokio::runtime::Runtime,
-    serving: Serving<'_>,
+    adopted: Adopted,
+    surroundings: &Surroundings,
 ) -> Result<(), CommandFault> {
-    // Before anything is mounted: a signal that comes while we start is kept for the loop, and ends us in order.
+    // Before anyone is served: a signal that comes while we start is kept for the loop, and ends us in order.
     let mut signals = runtime.block_on(async { Signals::new() }).map_err(|error| cannot_serve(&error))?;
-    mount_tree(live, identifier, runtime)?;
-    let served = control_socket(&live.config, instance, identifier, runtime);
-    let server = match served {
+    let leaving = Leaving::at(&live.config.audit.path)?;
+    let tree = take_over(live, identifier, runtime, adopted, &leaving)?;
+    let server = match socket::serve(&live.config, instance, identifier, runtime) {
         Ok(server) => server,
         Err(fault) => {
-            unmount(live);
+            hand_over(live, &tree, &leaving);
             return Err(fault);
         }
     };
-    let notify = Notify::to(serving.surroundings.notify_socket.as_deref());
+    let mut told = listen_to_keeper(live)?;
+    let upkeep = leaving.keep_leaving(&tree, &live.link).map_err(|error| cannot_serve(&error))?;
+    live.link.serving().map_err(|error| cannot_serve(&error))?;
+    let notify = Notify::to(surroundings.notify_socket.as_deref());
     tell(&notify, &format!("READY=1\nMAINPID={}", std::process::id()));
     tracing::info!(mount_point = %live.config.mount_point.display(), "serving");
-    (serving.ready)(&live.config);
-    let end = runtime.block_on(watch_over(live, &mut signals, &notify, &serving));
+    let end = runtime.block_on(watch_over(live, &mut signals, &mut told, &notify, surroundings));
     live.is_stopping.store(true, Ordering::Relaxed);
     tell(&notify, "STOPPING=1");
+    let wait = match end {
+        End::Stop | End::HandOver => live.config.limits.shutdown_deadline,
+        // Nobody can be served any more: commands neither.
+        End::Unmounted | End::KeeperGone => Duration::ZERO,
+    };
+    if matches!(end, End::HandOver) {
+        live.link.ending();
+    }
     // Whoever signals a second time does not want to wait for commands that are under way.
     let hurry = Arc::new(AtomicBool::new(false));
     let hurried = Arc::clone(&hurry);
     runtime.spawn(async move {
-        signals.end().await;
+        tokio::select! {
+            _ = signals.terminate.recv() => {}
+            _ = told.recv() => {}
+        }
         hurried.store(true, Ordering::SeqCst);
     });
-    server.stop(live.config.limits.shutdown_deadline, &hurry);
-    unmount(live);
+    server.stop(wait, &hurry);
+    drop(upkeep);
+    let all = match end {
+        End::HandOver => hand_over(live, &tree, &leaving),
+        End::Stop => {
+            // The keeper takes the mount away now.
+            live.link.ending();
+            let_end(live);
+            true
+        }
+        End::Unmounted | End::KeeperGone => true,
+    };
     let stopped = live.gate.record_act(&ourselves(), Operation::Stop, Outcome::Done, Some(end.reason()));
     tracing::info!("stopped");
+    if matches!(end, End::HandOver) {
+        live.link.drained(all);
+    }
     match end {
-        End::Signal => stopped.map(drop).map_err(CommandFault::from),
+        End::Stop | End::HandOver => stopped.map(drop).map_err(CommandFault::from),
         End::Unmounted => Err(CommandFault::failed(format!(
             "{} was unmounted by somebody else: start the instance again",
             live.config.mount_point.display()
         ))),
+        End::KeeperGone => Err(CommandFault::failed("the keeper is gone, and the mount with it")),
+    }
+}
+
+/// Hears what the keeper says, on a thread of its own.
+fn listen_to_keeper(live: &Live) -> Result<mpsc::UnboundedReceiver<Told>, CommandFault> {
+    let (tell, told) = mpsc::unbounded_channel();
+    let link = Arc::clone(&live.link);
+    let listening = move || {
+        loop {
+            let heard = link.next_told();
+            if tell.send(heard).is_err() || heard == Told::Gone {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("keeper".into())
+        .spawn(listening)
+        .map_err(|error| cannot_serve(&error))?;
+    Ok(told)
+}
+
+/// Answers what was taken, and leaves the rest to a successor.
+fn hand_over(live: &Live, tree: &Arc<Tree>, leaving: &Leaving) -> bool {
+    let Some((session, _)) = live.served.write().take() else { return true };
+    let all = session.hand_over(live.config.limits.request_deadline + Duration::from_secs(1));
+    leaving.leave_everything(tree, &live.link);
+    all
+}
+
+/// Waits for the end of a session whose mount is being taken away.
+fn let_end(live: &Live) {
+    let served = live.served.write().take();
+    if let Some((session, _)) = served
+        && session.ends(END_WAIT)
+    {
+        session.join();
     }
 }
 
@@ -228,44 +280,41 @@ fn cannot_serve(error: &dyn std::fmt::Display) -> CommandFault {
     CommandFault::failed(format!("cannot serve: {error}"))
 }
 
-fn identifier(config: &Config) -> Result<Identifier, CommandFault> {
-    let executables =
-        ProcExecutables::new(config.limits.executable_bytes_max, size(config.limits.executables_max));
+fn identifier(config: &Config, link: &Link) -> Result<Identifier, CommandFault> {
     let options = caller::Options {
         // One descriptor each: the log, the store and the socket need theirs too, however few there are.
         threads_max: size(config.limits.callers_max.min(harden::open_files_max() / 4)),
         executables_max: size(config.limits.executables_max),
         ..caller::Options::default()
     };
-    Identifier::new(options, Arc::new(executables))
+    Identifier::new(options, link.executables())
         .map_err(|error| CommandFault::failed(format!("callers cannot be told: {error}; is /proc mounted?")))
 }
 
-fn mount_tree(
+/// Builds the tree, goes on with what the worker before left, and serves from when the keeper says so.
+fn take_over(
     live: &Live,
     identifier: &Arc<Identifier>,
     runtime: &tokio::runtime::Runtime,
-) -> Result<(), CommandFault> {
+    adopted: Adopted,
+    leaving: &Leaving,
+) -> Result<Arc<Tree>, CommandFault> {
     let config = &live.config;
-    init::make_mount_point(&config.mount_point)?;
-    match mount::clear_stale(&config.mount_point, PROBE_WAIT) {
-        Ok(0) => {}
-        Ok(count) => tracing::warn!(count, "a dead mount was in the way and was taken away"),
-        Err(fault) => return Err(CommandFault::failed(fault.to_string())),
-    }
+    let (directory_uid, directory_gid) = live.link.keeper_owner();
     let tree = Tree::new(
         Arc::clone(&live.gate),
         tree::Options {
             public_entry_lifetime: config.limits.directory_life,
             attribute_lifetime: Duration::from_secs(3600),
             handles_max: size(config.limits.handles_max),
-            directory_uid: harden::own_uid(),
-            directory_gid: harden::own_gid(),
+            directory_uid,
+            directory_gid,
         },
     );
+    if let Some(left) = &adopted.left {
+        leaving.take_over(&tree, left);
+    }
     let options = fuse::Options {
-        mount_point: config.mount_point.clone(),
-        allow_other: harden::own_uid() == 0 || users_may_allow_others(),
         loop_threads: size(config.limits.threads_max),
         audit_wait: config.limits.audit_wait,
         request_deadline: config.limits.request_deadline,
@@ -275,63 +324,17 @@ fn mount_tree(
             delay_max: Duration::from_millis(20),
         },
     };
-    let session = Session::mount(&tree, Arc::clone(identifier), runtime.handle().clone(), &options)
-        .map_err(|fault| CommandFault::failed(fault.to_string()))?;
-    *live.served.write() = Some((session, tree));
-    Ok(())
-}
-
-/// Whether fusermount3 lets a plain user share his mount (fuse.conf(5)).
-fn users_may_allow_others() -> bool {
-    let text = std::fs::read_to_string("/etc/fuse.conf").unwrap_or_default();
-    text.lines().any(|line| line.trim() == "user_allow_other")
-}
-
-fn unmount(live: &Live) {
-    let served = live.served.write().take();
-    if let Some((session, tree)) = served {
-        session.unmount();
-        drop(tree);
-    }
-}
-
-fn control_socket(
-    config: &Config,
-    instance: &Arc<Instance>,
-    identifier: &Arc<Identifier>,
-    runtime: &tokio::runtime::Runtime,
-) -> Result<Server, CommandFault> {
-    let socket = &config.control.socket;
-    if let Some(directory) = socket.parent().filter(|directory| !directory.exists()) {
-        let made = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(directory).and_then(|()| {
-            // The umask is for secrets; everyone may come as far as the socket.
-            std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755))
-        });
-        made.map_err(|error| {
-            CommandFault::failed(format!("{} cannot be made: {error}", directory.display()))
-        })?;
-    }
-    let options = ServerOptions {
-        socket: socket.clone(),
-        connections_max: size(config.limits.control_connections_max),
-        request_bytes_max: size(config.limits.control_request_bytes_max),
-        deadline: config.limits.control_deadline,
+    live.link.go().map_err(|fault| CommandFault::failed(fault.to_string()))?;
+    let connection = fuse::Connection {
+        device: adopted.device,
+        introduction: adopted.introduction,
+        orders: Arc::clone(&live.link) as Arc<dyn fuse::notifier::Orders>,
     };
-    Server::start(options, Arc::clone(instance), Arc::clone(identifier), runtime.handle().clone()).map_err(
-        |error| {
-            let kind =
-                if error.kind() == std::io::ErrorKind::AddrInUse { Kind::Exists } else { Kind::Failed };
-            let remedy = if error.kind() == std::io::ErrorKind::InvalidInput {
-                "; a socket's path has at most 107 bytes: set control.socket to a shorter one"
-            } else {
-                ""
-            };
-            CommandFault::new(
-                kind,
-                format!("the control socket {} cannot be made: {error}{remedy}", socket.display()),
-            )
-        },
-    )
+    let session =
+        Session::serve(&tree, Arc::clone(identifier), runtime.handle().clone(), &options, connection)
+            .map_err(|error| cannot_serve(&error))?;
+    *live.served.write() = Some((session, Arc::clone(&tree)));
+    Ok(tree)
 }
 
 fn tell(notify: &Notify, state: &str) {
@@ -340,69 +343,67 @@ fn tell(notify: &Notify, state: &str) {
     }
 }
 
-/// Why an instance ends.
+/// Why a worker ends.
+#[derive(Debug, Clone, Copy)]
 enum End {
-    Signal,
+    /// The keeper takes the mount away.
+    Stop,
+    /// A successor shall go on.
+    HandOver,
+    /// Somebody else took the mount away.
     Unmounted,
+    /// The keeper died, and its guard takes the mount away.
+    KeeperGone,
 }
 
 impl End {
-    const fn reason(&self) -> Reason {
+    const fn reason(self) -> Reason {
         match self {
-            Self::Signal => Reason::Signal,
-            Self::Unmounted => Reason::Error,
+            Self::Stop | Self::HandOver => Reason::Signal,
+            Self::Unmounted | Self::KeeperGone => Reason::Error,
         }
     }
 }
 
 struct Signals {
     terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
     hangup: tokio::signal::unix::Signal,
 }
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    /// A signal that ends us.
-    async fn end(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
+        Ok(Self { terminate: signal(SignalKind::terminate())?, hangup: signal(SignalKind::hangup())? })
     }
 }
 
-async fn watch_over(live: &Arc<Live>, signals: &mut Signals, notify: &Notify, serving: &Serving<'_>) -> End {
+async fn watch_over(
+    live: &Arc<Live>,
+    signals: &mut Signals,
+    told: &mut mpsc::UnboundedReceiver<Told>,
+    notify: &Notify,
+    surroundings: &Surroundings,
+) -> End {
     // Half the time that systemd gives us, as sd_watchdog_enabled(3) advises.
-    let watchdog = serving.surroundings.watchdog_usec.map(|micros| Duration::from_micros(micros / 2));
-    let mut told = Instant::now();
+    let watchdog = surroundings.watchdog_usec.map(|micros| Duration::from_micros(micros / 2));
+    let mut since_told = Instant::now();
     let mut looks = tokio::time::interval(LOOK_EVERY.min(watchdog.unwrap_or(LOOK_EVERY)));
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = signals.terminate.recv() => return End::Signal,
-            _ = signals.interrupt.recv() => return End::Signal,
-            _ = signals.hangup.recv() => {
-                if serving.hangup_ends {
-                    return End::Signal;
-                }
-                reload_by_signal(live, notify).await;
-            }
+            _ = signals.terminate.recv() => return End::HandOver,
+            heard = told.recv() => return match heard {
+                Some(Told::Stop) => End::Stop,
+                Some(Told::Gone) | None => End::KeeperGone,
+            },
+            _ = signals.hangup.recv() => reload_by_signal(live, notify).await,
             _ = looks.tick() => {
                 if !live.served.read().as_ref().is_some_and(|(session, _)| session.is_serving()) {
                     return End::Unmounted;
                 }
                 live.reloader.identifier.look_at_executables();
                 retire_versions(live);
-                if watchdog.is_some_and(|every| told.elapsed() >= every.saturating_sub(LOOK_EVERY)) {
-                    told = Instant::now();
+                if watchdog.is_some_and(|every| since_told.elapsed() >= every.saturating_sub(LOOK_EVERY)) {
+                    since_told = Instant::now();
                     tell(notify, "WATCHDOG=1");
                 }
             }
@@ -435,4 +436,5 @@ async fn reload_by_signal(live: &Arc<Live>, notify: &Notify) {
         tracing::error!("the reload could not be recorded");
     }
     tell(notify, "READY=1");
+    live.link.reloaded();
 }

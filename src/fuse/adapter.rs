@@ -8,9 +8,9 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
 use fuser::{
-    AccessFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
-    KernelConfig, LockOwner, OpenAccMode, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty,
-    ReplyEntry, ReplyIoctl, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
+    AccessFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, IoctlFlags, KernelConfig,
+    LockOwner, OpenAccMode, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
+    ReplyIoctl, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
 };
 
 use crate::access::Refusal;
@@ -20,7 +20,7 @@ use crate::tree::{Entry, ExtendedName, Inode, Tree, Wants};
 
 use super::deferred::Deferred;
 use super::directories::Directories;
-use super::loops::Introduction;
+use super::introduction::negotiate;
 use super::notices::Notices;
 use super::pace::Pace;
 use super::pages::Pages;
@@ -42,8 +42,6 @@ pub(super) struct Adapter {
     pub(super) notices: OnceLock<Weak<Notices>>,
     /// What the kernel keeps of files, to be taken back; empty until it runs.
     pub(super) pages: OnceLock<Pages>,
-    /// What the kernel said at INIT.
-    pub(super) introduction: OnceLock<Introduction>,
 }
 
 /// One reader of the device; all share an adapter.
@@ -100,8 +98,8 @@ impl Drop for Unanswered<'_> {
     }
 }
 
-/// The smallest the protocol allows: nothing is written through the mount, and a small buffer holds less.
-const WRITE_BYTES_MAX: u32 = 64 * 1024;
+/// Set in the number of a request that the kernel sent before, to a reader that is gone (`FUSE_UNIQUE_RESEND`).
+const RESENT: u64 = 1 << 63;
 
 impl Adapter {
     /// Finds out who asks. The daemon's own threads are refused before anything can wait for them.
@@ -166,7 +164,8 @@ impl Adapter {
 }
 
 fn asker_of(request: &Request) -> Asker {
-    Asker { uid: request.uid(), gid: request.gid(), tid: request.pid() }
+    let is_resent = request.unique().0 & RESENT != 0;
+    Asker { uid: request.uid(), gid: request.gid(), tid: request.pid(), is_resent }
 }
 
 impl Loop {
@@ -223,15 +222,7 @@ impl Loop {
 
 impl Filesystem for Loop {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // One slow lookup in a directory must not hold the others.
-        let _ = config.add_capabilities(InitFlags::FUSE_PARALLEL_DIROPS);
-        // MAP_SHARED of a direct-I/O file (Java's FileChannel.map): from kernel 6.6.
-        let _ = config.add_capabilities(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP);
-        // A successor process may ask for what was in flight: from kernel 6.9.
-        let _ = config.add_capabilities(InitFlags::FUSE_HAS_RESEND);
-        let _ = config.set_max_write(WRITE_BYTES_MAX);
-        let (version, capabilities) = (config.kernel_abi(), config.capabilities());
-        let _ = self.introduction.set(Introduction { version, capabilities });
+        negotiate(config);
         Ok(())
     }
 

@@ -5,6 +5,7 @@ mod adapter;
 mod deferred;
 mod directories;
 mod errno;
+mod introduction;
 mod loops;
 mod notices;
 pub mod notifier;
@@ -16,27 +17,25 @@ mod reading;
 mod translate;
 
 use std::io;
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::caller::Identifier;
-use crate::sys::mount::{self, MountFault, MountHandle, MountOptions};
 use crate::tree::Tree;
 
+pub use introduction::{Introduction, introduce};
+pub use loops::resend;
 pub use pace::PaceLimits;
 
 use adapter::Adapter;
 use loops::Loops;
+use notifier::Orders;
 use pending::{Patience, Watch};
 
 /// How to serve.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where.
-    pub mount_point: PathBuf,
-    /// Whether users other than the one who mounts are let in.
-    pub allow_other: bool,
     /// Threads that take requests from the kernel; more are added when all are held up.
     pub loop_threads: usize,
     /// How long an audit sink may block an open before it is answered with EIO.
@@ -47,64 +46,39 @@ pub struct Options {
     pub pace: PaceLimits,
 }
 
-/// Why nothing is served.
-#[derive(Debug, thiserror::Error)]
-pub enum SessionFault {
-    /// The mount could not be made.
-    #[error(transparent)]
-    Mount(#[from] MountFault),
-    /// The kernel's side of the session failed.
-    #[error("the session with the kernel could not be set up: {0}")]
-    Kernel(#[from] io::Error),
+/// A session with the kernel that somebody began, and holds.
+pub struct Connection {
+    /// The device. Its description is shared with whoever began the session, and with those who will go on with it.
+    pub device: OwnedFd,
+    /// How it was begun.
+    pub introduction: Introduction,
+    /// Who tells inotify's watchers.
+    pub orders: Arc<dyn Orders>,
 }
 
-/// A mount that is being served.
+/// A session that is being served.
 pub struct Session {
-    handle: MountHandle,
     loops: Arc<Loops>,
     watch: Arc<Watch>,
-    /// Dropped before unmounting: its process holds the tree.
+    /// Told of changes by the stores for as long as it is here.
     notices: Option<Arc<notices::Notices>>,
 }
 
 /// What the clock leaves whoever times a request itself, so that he can record and answer.
 const GRACE: Duration = Duration::from_millis(200);
 
-/// How long the end of a session is waited for before its connection is aborted.
-const END_WAIT: Duration = Duration::from_millis(500);
-
 impl Session {
-    /// Mounts and serves. Requests are answered when this returns.
+    /// Serves a session, from its beginning or from where another process left it.
     ///
     /// # Errors
-    /// [`SessionFault`]; nothing is left mounted then.
-    pub fn mount(
+    /// Where threads or descriptors are lacking, or the connection is gone.
+    pub fn serve(
         tree: &Arc<Tree>,
         identifier: Arc<Identifier>,
         runtime: tokio::runtime::Handle,
         options: &Options,
-    ) -> Result<Self, SessionFault> {
-        let mounted = mount::mount(
-            &options.mount_point,
-            &MountOptions { allow_other: options.allow_other, ..MountOptions::default() },
-        )?;
-        let handle = mounted.handle.clone();
-        match Self::serve(tree, identifier, runtime, options, mounted) {
-            Ok(session) => Ok(session),
-            Err(fault) => {
-                let _ = mount::unmount(&handle);
-                Err(fault)
-            }
-        }
-    }
-
-    fn serve(
-        tree: &Arc<Tree>,
-        identifier: Arc<Identifier>,
-        runtime: tokio::runtime::Handle,
-        options: &Options,
-        mounted: mount::Mounted,
-    ) -> Result<Self, SessionFault> {
+        connection: Connection,
+    ) -> io::Result<Self> {
         let log = Arc::clone(tree.gate().log());
         let patience = Patience { audit: options.audit_wait, request: options.request_deadline + GRACE };
         let watch = Watch::start(patience, Box::new(move || log.is_stuck()))?;
@@ -123,9 +97,11 @@ impl Session {
             runtime,
             notices: OnceLock::new(),
             pages: OnceLock::new(),
-            introduction: OnceLock::new(),
         });
-        let loops = Loops::start(mounted.device, Arc::clone(&adapter), options.loop_threads)?;
+        let notices = notices::Notices::start(tree, connection.orders);
+        let _ = adapter.notices.set(Arc::downgrade(&notices));
+        let Connection { device, introduction, .. } = connection;
+        let loops = Loops::start(device, introduction, adapter, options.loop_threads)?;
         let adding = Arc::downgrade(&loops);
         watch.when_all_are_stuck(Box::new(move || {
             if let Some(loops) = adding.upgrade()
@@ -134,9 +110,7 @@ impl Session {
                 tracing::warn!(%error, "no further reader of the FUSE device could be started");
             }
         }));
-        let notices = notices::Notices::start(tree, mounted.tree)?;
-        let _ = adapter.notices.set(Arc::downgrade(&notices));
-        Ok(Self { handle: mounted.handle, loops, watch, notices: Some(notices) })
+        Ok(Self { loops, watch, notices: Some(notices) })
     }
 
     /// Whether the kernel still sends requests: false after somebody unmounted.
@@ -151,22 +125,31 @@ impl Session {
         self.watch.loop_threads()
     }
 
-    /// Unmounts, waits a moment for what is in flight, and ends the session by force where files stay open.
-    pub fn unmount(mut self) {
+    /// Takes no more requests, and answers those that were taken, `within` at most. The session goes on: requests wait
+    /// in the kernel for the next who serves it. Answers whether all were answered.
+    pub fn hand_over(mut self, within: Duration) -> bool {
         drop(self.notices.take());
-        if let Err(fault) = mount::unmount(&self.handle) {
-            tracing::warn!(%fault, "could not unmount");
+        let all = self.loops.drain(within).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the readers of the FUSE device could not be stopped in order");
+            false
+        });
+        self.watch.end();
+        all
+    }
+
+    /// Waits for the session to end, `within` at most: for after it was unmounted. Answers whether it has.
+    #[must_use]
+    pub fn ends(&self, within: Duration) -> bool {
+        let until = Instant::now() + within;
+        while self.is_serving() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(2));
         }
-        let begun = Instant::now();
-        while self.is_serving() && begun.elapsed() < END_WAIT {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        if self.is_serving() {
-            tracing::info!("files are still open: their connection is ended");
-            if let Err(error) = mount::abort(self.handle.minor) {
-                tracing::warn!(%error, "could not end the connection");
-            }
-        }
+        !self.is_serving()
+    }
+
+    /// Waits for the readers, whose session has ended.
+    pub fn join(mut self) {
+        drop(self.notices.take());
         self.loops.join();
         self.watch.end();
     }

@@ -4,21 +4,19 @@ use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
 use crate::store::Changed;
-use crate::sys::mount::WritableTree;
 use crate::tree::{News, Tree};
 
-use super::notifier::{Command, Notifier, Options};
+use super::notifier::{Command, Orders};
 
 /// Tells watchers of every change, through the notifier's process.
 pub(super) struct Notices {
-    notifier: Notifier,
+    orders: Arc<dyn Orders>,
     tree: Weak<Tree>,
 }
 
 impl Notices {
-    pub(super) fn start(tree: &Arc<Tree>, writable: WritableTree) -> std::io::Result<Arc<Self>> {
-        let notifier = Notifier::start(writable, Options::default())?;
-        let notices = Arc::new(Self { notifier, tree: Arc::downgrade(tree) });
+    pub(super) fn start(tree: &Arc<Tree>, orders: Arc<dyn Orders>) -> Arc<Self> {
+        let notices = Arc::new(Self { orders, tree: Arc::downgrade(tree) });
         for store in tree.gate().places().stores() {
             let telling = Arc::downgrade(&notices);
             store.watch(Box::new(move |changed| {
@@ -27,18 +25,18 @@ impl Notices {
                 }
             }));
         }
-        Ok(notices)
+        notices
     }
 
     /// The process for which alone the notifier's names exist; `None` while none runs.
     pub(super) fn helper_pid(&self) -> Option<u32> {
-        self.notifier.helper_pid()
+        self.orders.helper_pid()
     }
 
     fn tell(&self, changed: &Changed) {
         let Some(news) = self.tree.upgrade().and_then(|tree| tree.news_of(changed)) else { return };
         for command in commands(news) {
-            self.notifier.notify(command);
+            self.orders.order(command.into());
         }
     }
 }

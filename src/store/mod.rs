@@ -16,7 +16,9 @@ use crate::model::{FieldName, FieldNode, Secret, SecretBytes, SecretPath, Versio
 pub use change::{Change, Changed};
 pub use fault::StoreFault;
 pub use faulty::{Fault, Faulty};
-pub use local::{Backup, Checked, Clock, FIELDS_MAX, Key, KeySource, Local, LocalOptions, Restored};
+pub use local::{
+    Backup, Checked, Clock, Envelope, FIELDS_MAX, Key, KeySource, Local, LocalOptions, Restored,
+};
 
 /// Whose account on a store is used. The embedded store has one; a remote one may answer each login differently.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -66,6 +66,16 @@ pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// As [`replace`], for a number that its owner keeps open meanwhile.
+///
+/// # Errors
+/// The kernel's (dup3(2)).
+pub fn replace_number(target: RawFd, with: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: dup3 takes integers alone; that `target` is open is the caller's to say.
+    let result = unsafe { libc::dup3(with.as_raw_fd(), target, libc::O_CLOEXEC) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Makes the number of `target` name the open file of `with` from now on; a thread already reading stays with the old
 /// one until its call returns.
 ///

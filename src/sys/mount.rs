@@ -68,7 +68,8 @@ pub struct MountHandle {
     pub mount_point: PathBuf,
     /// The minor device number, which names the connection in fusectl.
     pub minor: u32,
-    id: u64,
+    /// The kernel's number of the mount, unique while it lives.
+    pub id: u64,
 }
 
 /// What is at a directory that shall become the mount point.
@@ -222,37 +223,48 @@ pub fn unmount(handle: &MountHandle) -> Result<bool, MountFault> {
     Ok(true)
 }
 
-/// Ends a connection by force: every request waiting on it fails at once. The last resort against a wedged daemon.
+/// Whether a mount of ours is still the topmost one at its place.
 ///
 /// # Errors
-/// When the connection is gone, or we may not (another user's, or no fusectl and not root).
-pub fn abort(minor: u32) -> io::Result<()> {
-    match std::fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1") {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => abort_unmounted(minor),
-        result => result,
-    }
+/// When /proc cannot be read.
+pub fn is_there(handle: &MountHandle) -> Result<bool, MountFault> {
+    let Some(entry) = top_of(&handle.mount_point)? else { return Ok(false) };
+    Ok((entry.id, entry.device, entry.kind.as_str()) == (handle.id, (0, handle.minor), KIND))
 }
 
-/// As [`abort`] on a machine where nobody mounted fusectl: through a mount of it that has no place.
-fn abort_unmounted(minor: u32) -> io::Result<()> {
-    const FSOPEN_CLOEXEC: libc::c_uint = 1;
-    const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
-    const FSMOUNT_CLOEXEC: libc::c_uint = 1;
-    let descriptor = |number: libc::c_long| owned(RawFd::try_from(number).map_err(io::Error::other)?);
-    // SAFETY: the name is a C string; no other pointer is passed.
-    let context = unsafe { libc::syscall(libc::SYS_fsopen, c"fusectl".as_ptr(), FSOPEN_CLOEXEC) };
-    let context = descriptor(context)?;
-    let null = std::ptr::null::<libc::c_char>();
-    // SAFETY: this command takes no key and no value.
-    let created =
-        unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), FSCONFIG_CMD_CREATE, null, null, 0) };
-    if created != 0 {
-        return Err(io::Error::last_os_error());
+/// Makes the tree for the notifier's helper anew, of a mount that was made before.
+///
+/// # Errors
+/// When the mount is not there any more, or the kernel refuses.
+pub fn writable_again(handle: &MountHandle) -> Result<WritableTree, MountFault> {
+    let path = &handle.mount_point;
+    if !is_there(handle)? {
+        return Err(MountFault::Replaced(path.clone()));
     }
-    // SAFETY: the descriptor is open; no pointer is passed.
-    let tree = unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), FSMOUNT_CLOEXEC, 0) };
-    let tree = descriptor(tree)?;
-    std::fs::write(through_descriptor(tree.as_fd()).join(format!("{minor}/abort")), "1")
+    if !is_root() {
+        return Ok(WritableTree::Path(path.clone()));
+    }
+    let top = open_directory(path)?;
+    let tree = clone_of(&top).map_err(system("prepare the mount", path))?;
+    // The clone has the public mount's flags: all but one stay.
+    let change =
+        libc::mount_attr { attr_set: 0, attr_clr: libc::MOUNT_ATTR_RDONLY, propagation: 0, userns_fd: 0 };
+    let flags = libc::AT_EMPTY_PATH;
+    // SAFETY: the path is an empty C string and `change` of the size given; both outlive the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const change,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result != 0 {
+        return Err(system("prepare the mount", path)(io::Error::last_os_error()));
+    }
+    Ok(WritableTree::Detached(tree))
 }
 
 fn is_root() -> bool {

@@ -1,6 +1,7 @@
 //! Telling systemd how a service is: sd_notify(3), which is one datagram.
 
 use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
@@ -27,6 +28,44 @@ impl Notify {
         let Some(address) = &self.0 else { return Ok(()) };
         UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), address).map(|_| ())
     }
+}
+
+impl Notify {
+    /// Gives a descriptor to systemd's store under `name`, to be handed to this service's next process. What was kept
+    /// under that name is let go first (sd_pid_notify_with_fds(3)).
+    ///
+    /// # Errors
+    /// What the kernel reports.
+    pub fn store(&self, name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        let Some(address) = &self.0 else { return Ok(()) };
+        let socket = UnixDatagram::unbound()?;
+        socket.connect_addr(address)?;
+        socket.send(format!("FDSTOREREMOVE=1\nFDNAME={name}").as_bytes())?;
+        let text = format!("FDSTORE=1\nFDNAME={name}");
+        super::packet::send_message(socket.as_fd(), text.as_bytes(), &[descriptor], 0)
+    }
+}
+
+/// The descriptors that systemd kept for this service, with their names (sd_listen_fds(3)). Call it once, before
+/// anything else is opened.
+#[must_use]
+pub fn kept_descriptors(
+    pid: Option<&str>,
+    count: Option<&str>,
+    names: Option<&str>,
+) -> Vec<(String, OwnedFd)> {
+    let is_ours = pid.and_then(|pid| pid.parse().ok()) == Some(std::process::id());
+    let count: i32 = count.and_then(|count| count.parse().ok()).unwrap_or(0);
+    if !is_ours {
+        return Vec::new();
+    }
+    // SD_LISTEN_FDS_START.
+    let numbers = 3..3_i32.saturating_add(count.clamp(0, 1024));
+    let names = names.unwrap_or_default().split(':');
+    numbers
+        .zip(names)
+        .filter_map(|(number, name)| Some((name.to_owned(), super::descriptor::inherited(number).ok()?)))
+        .collect()
 }
 
 /// Microseconds on the clock by which systemd dates a reload (`CLOCK_MONOTONIC`).

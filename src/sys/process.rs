@@ -118,6 +118,30 @@ impl PidFd {
         })
     }
 
+    /// Ends the process for good, whatever it does (SIGKILL).
+    ///
+    /// # Errors
+    /// `ESRCH` when it is gone, `EPERM`.
+    pub fn kill(&self) -> io::Result<()> {
+        self.signal(libc::SIGKILL)
+    }
+
+    /// Has the process read its configuration again (SIGHUP).
+    ///
+    /// # Errors
+    /// `ESRCH` when it is gone, `EPERM`.
+    pub fn hang_up(&self) -> io::Result<()> {
+        self.signal(libc::SIGHUP)
+    }
+
+    fn signal(&self, number: libc::c_int) -> io::Result<()> {
+        let null = std::ptr::null::<libc::siginfo_t>();
+        // SAFETY: the descriptor is open, and without a siginfo no pointer is followed.
+        let result =
+            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), number, null, 0) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
     /// The handle's inode number, unique to the thread or process since boot (pidfs, Linux 6.9, 64-bit).
     ///
     /// # Errors
@@ -208,7 +232,7 @@ pub struct FileTime {
 }
 
 /// What tells one file from another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FileStatus {
     /// Device number, as `st_dev` has it.
     pub device: u64,

@@ -1,6 +1,7 @@
-//! A helper process: a program of our choice that inherits its end of a socket and one descriptor, and dies with us.
+//! Processes of ours: a helper, which inherits its end of a socket and one descriptor and dies with us; and programs
+//! that have their end of a socket as standard input and outlive us.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -39,7 +40,51 @@ pub fn helper(program: &Path, argument: &OsStr, inherit: Option<BorrowedFd<'_>>)
     Ok(Helper { child: command.spawn()?, socket: ours })
 }
 
+/// How a program is started by [`program`].
+#[derive(Debug)]
+pub struct Program<'a> {
+    /// The file.
+    pub file: &'a Path,
+    /// Its arguments.
+    pub arguments: &'a [OsString],
+    /// As which user, with which groups, his own first; `None`: as who starts it.
+    pub user: Option<(u32, &'a [u32])>,
+    /// What it has as standard input.
+    pub socket: OwnedFd,
+}
+
+/// Starts a program whose standard input is a socket of ours. It has our standard error and our environment, without what
+/// systemd says to this process alone; it belongs to no terminal's foreground; every other descriptor is closed.
+///
+/// # Errors
+/// When the process cannot be made.
+pub fn program(program: Program<'_>) -> io::Result<Child> {
+    let mut command = Command::new(program.file);
+    command.args(program.arguments).stdin(Stdio::from(program.socket)).stdout(Stdio::null());
+    for name in
+        ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"]
+    {
+        command.env_remove(name);
+    }
+    command.process_group(0);
+    let user = program.user.map(|(uid, groups)| (uid, groups.to_vec()));
+    let become_user = move || {
+        super::signal::begin_without();
+        // SAFETY: a bare system call that takes integers only.
+        if unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) }
+            != 0
+        {
+            return Err(io::Error::last_os_error());
+        }
+        user.as_ref().map_or(Ok(()), |(uid, groups)| super::privilege::become_user(*uid, groups))
+    };
+    // SAFETY: between fork and exec only async-signal-safe system calls are made.
+    unsafe { command.pre_exec(become_user) };
+    command.spawn()
+}
+
 fn prepare(parent: u32, keep: Option<i32>) -> io::Result<()> {
+    super::signal::begin_without();
     // SAFETY: bare system calls that take integers only.
     let result = unsafe {
         if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -48,6 +48,16 @@ impl Handle {
         self.revoked.load(Ordering::Acquire)
     }
 
+    /// Refuses every further read.
+    pub(super) fn revoke(&self) {
+        self.revoked.store(true, Ordering::Release);
+    }
+
+    /// Readers beside the opener whom a record names.
+    pub(super) fn recorded_readers(&self) -> Vec<Witness> {
+        self.readers.lock().clone()
+    }
+
     /// Whether a record names this reader already.
     pub(super) fn is_recorded(&self, reader: Witness) -> bool {
         self.opener == Some(reader) || self.readers.lock().contains(&reader)
@@ -67,6 +77,7 @@ impl Handle {
 pub(super) struct Handles {
     /// Guards which handles are open.
     open: RwLock<HashMap<u64, Arc<Handle>>>,
+    changes: AtomicU64,
 }
 
 impl Handles {
@@ -74,11 +85,13 @@ impl Handles {
     pub(super) fn keep(&self, handle: Handle) -> u64 {
         let number = handle.released.receipt().seq();
         self.open.write().insert(number, Arc::new(handle));
+        self.changes.fetch_add(1, Ordering::Relaxed);
         number
     }
 
     /// Keeps `handle` under a number that the process before us gave out.
     pub(super) fn adopt(&self, number: u64, handle: Handle) -> Arc<Handle> {
+        self.changes.fetch_add(1, Ordering::Relaxed);
         Arc::clone(self.open.write().entry(number).or_insert_with(|| Arc::new(handle)))
     }
 
@@ -89,15 +102,26 @@ impl Handles {
     /// Forgets a handle; its bytes are wiped when the last read under way has ended.
     pub(super) fn close(&self, number: u64) {
         self.open.write().remove(&number);
+        self.changes.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Refuses every further read of a version.
     pub(super) fn revoke(&self, secret: &SecretPath, version: Version) {
         for handle in self.open.read().values() {
             if handle.place.version == version && handle.place.secret == *secret {
-                handle.revoked.store(true, Ordering::Release);
+                handle.revoke();
             }
         }
+        self.changes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
+    }
+
+    /// Every open file, with its number.
+    pub(super) fn all(&self) -> Vec<(u64, Arc<Handle>)> {
+        self.open.read().iter().map(|(number, handle)| (*number, Arc::clone(handle))).collect()
     }
 
     pub(super) fn count(&self) -> usize {

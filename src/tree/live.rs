@@ -65,6 +65,18 @@ impl Live {
         self.held.lock().entry(place).or_insert_with(|| Held { node: node.clone(), lookups: 1 });
     }
 
+    /// Calls `visit` with every inode held and its LOOKUPs.
+    pub(super) fn visit(&self, mut visit: impl FnMut(&Node, u64)) {
+        for held in self.held.lock().values() {
+            visit(&held.node, held.lookups);
+        }
+    }
+
+    /// Puts back what the process before us knew.
+    pub(super) fn restore(&self, node: &Node, lookups: u64) {
+        self.held.lock().insert(Place::of(node.inode()), Held { node: node.clone(), lookups });
+    }
+
     /// Every inode held of one field: as each owner sees it, and as views show it.
     pub(super) fn files_of(&self, slot: u8, node: FieldNode) -> Vec<Inode> {
         let first = Place::of(Inode::of_field(0, slot, node));

@@ -8,6 +8,7 @@ mod attributes;
 mod extended;
 mod handles;
 mod inode;
+mod left;
 mod list;
 mod live;
 mod lookup;
@@ -16,8 +17,11 @@ mod notice;
 mod open;
 mod visible;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use crate::access::{Gate, Refusal};
 use crate::caller::Caller;
@@ -27,6 +31,7 @@ use crate::store::Changed;
 pub use attributes::{Attributes, Kind, Wants};
 pub use extended::ExtendedName;
 pub use inode::{Inode, view_hash};
+pub use left::UnreadableLeft;
 pub use list::DirectoryEntry;
 pub use node::{FieldPlace, Node};
 pub use notice::News;
@@ -55,6 +60,8 @@ pub struct Tree {
     options: Options,
     live: live::Live,
     handles: handles::Handles,
+    /// Guards what the process before us had open and nobody has read from since.
+    left: Mutex<HashMap<u64, left::LeftHandle>>,
     /// Shown as the time of directories that belong to no secret.
     started: UnixTime,
 }
@@ -89,6 +96,7 @@ impl Tree {
             options,
             live: live::Live::default(),
             handles: handles::Handles::default(),
+            left: Mutex::default(),
             started,
         });
         for store in tree.gate.places().stores() {
@@ -111,7 +119,13 @@ impl Tree {
     /// What is open and held.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        Counts { inodes: self.live.count(), handles: self.handles.count() }
+        Counts { inodes: self.live.count(), handles: self.handles.count() + self.left.lock().len() }
+    }
+
+    /// How often files were opened, closed or revoked so far: equal numbers mean that nothing new is to be left.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.handles.changes()
     }
 
     /// Takes back `count` lookups of `inode`.
@@ -126,7 +140,10 @@ impl Tree {
     pub fn resolve(&self, inode: Inode) -> Result<Node, Refusal> {
         let found = match inode.parts() {
             inode::Parts::Root => Some(Node::Directory("".into())),
-            inode::Parts::Field { slot, node, .. } => self.place_of(slot, node, inode).map(Node::Field),
+            // What the process before us left says it where the store does not know yet.
+            inode::Parts::Field { slot, node, .. } => {
+                self.place_of(slot, node, inode).map(Node::Field).or_else(|| self.live.node(inode))
+            }
             inode::Parts::View { view_hash, slot, node } => self.view_of(view_hash, slot, node, inode),
             inode::Parts::Path => self.live.node(inode).or_else(|| self.search(inode)),
             inode::Parts::Nothing => None,

@@ -75,7 +75,7 @@ impl Tree {
             Err(refusal) => return OpenFile::Done(Err(refusal)),
         };
         let target = self.target(&place);
-        if self.handles.count() >= self.options.handles_max {
+        if self.counts().handles >= self.options.handles_max {
             let refusal = Refusal::new(Outcome::OverLimit, Reason::InFlight);
             return OpenFile::Done(Err(self.gate().refuse_open(caller, &target, refusal)));
         }
@@ -117,7 +117,11 @@ impl Tree {
         }
     }
 
-    fn is_revoked(&self, secret: &crate::model::SecretPath, version: crate::model::Version) -> bool {
+    pub(super) fn is_revoked(
+        &self,
+        secret: &crate::model::SecretPath,
+        version: crate::model::Version,
+    ) -> bool {
         let known = self.gate().places().known(secret);
         known.is_some_and(|secret| {
             secret.version(version).is_some_and(|version| version.state == State::Revoked)
@@ -128,7 +132,8 @@ impl Tree {
     /// not the opener is recorded once.
     #[must_use]
     pub fn read(self: &Arc<Self>, caller: &Caller<'_>, inode: Inode, handle: u64) -> Reading {
-        let Some(open) = self.handles.get(handle) else { return self.reopen(caller, inode, handle) };
+        let known = self.handles.get(handle).or_else(|| self.open_left(handle));
+        let Some(open) = known else { return self.reopen(caller, inode, handle) };
         if open.is_revoked() {
             return Reading::Refused(self.gate().refuse_read(
                 caller,
@@ -191,6 +196,7 @@ impl Tree {
     pub fn close(&self, handle: u64) {
         tracing::trace!(handle, "closed");
         self.handles.close(handle);
+        self.left.lock().remove(&handle);
     }
 
     /// What is asked of the gate for a field.

@@ -25,7 +25,8 @@ fn what_put_acknowledged_is_what_the_next_open_sees() {
     }
     let status = world.run(&["status", "--json"]).expect(0).json();
     assert_eq!(status["state"], json!("serving"));
-    assert_eq!(status["worker_pid"], json!(instance.child.id()));
+    assert_eq!(status["keeper_pid"], json!(instance.child.id()));
+    assert!(status["worker_pid"].as_u64().is_some_and(|pid| pid != u64::from(instance.child.id())));
     assert_eq!(status["stores"], json!([{ "name": "main", "state": "ready" }]));
     assert_eq!(status["mount_point"], json!(world.mount()));
     let command_line = std::fs::read(format!("/proc/{}/cmdline", instance.child.id())).unwrap();

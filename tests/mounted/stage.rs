@@ -5,14 +5,18 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use credfs::fuse::{Options, PaceLimits, Session};
+use credfs::fuse::notifier::{self, Notifier};
+use credfs::fuse::{Connection, Options, PaceLimits, Session, introduce};
 use credfs::store::Store;
+use credfs::sys::connection;
+use credfs::sys::mount::{self, MountHandle, MountOptions};
 
 use crate::world::World;
 
 pub(crate) struct Stage {
     pub(crate) world: World,
     pub(crate) mount_point: PathBuf,
+    handle: MountHandle,
     session: Option<Session>,
 }
 
@@ -64,8 +68,6 @@ impl Stage {
         let mount_point = world.directory.join("mnt");
         std::fs::create_dir(&mount_point).unwrap();
         let options = Options {
-            mount_point: mount_point.clone(),
-            allow_other: true,
             loop_threads: 1,
             audit_wait: Duration::from_millis(40),
             request_deadline: Duration::from_secs(2),
@@ -76,8 +78,16 @@ impl Stage {
             },
         };
         let runtime = world.runtime.handle().clone();
-        let session = Session::mount(&world.tree, Arc::clone(&world.identifier), runtime, &options).unwrap();
-        Self { world, mount_point, session: Some(session) }
+        let mounted = mount::mount(&mount_point, &MountOptions::default()).unwrap();
+        let connection = Connection {
+            introduction: introduce(&mounted.device).unwrap(),
+            device: mounted.device,
+            orders: Arc::new(Notifier::start(mounted.tree, notifier::Options::default()).unwrap()),
+        };
+        let session =
+            Session::serve(&world.tree, Arc::clone(&world.identifier), runtime, &options, connection)
+                .unwrap();
+        Self { world, mount_point, handle: mounted.handle, session: Some(session) }
     }
 
     pub(crate) fn session(&self) -> &Session {
@@ -87,7 +97,12 @@ impl Stage {
     /// Unmounts, and says how long that took.
     pub(crate) fn end(&mut self) -> Duration {
         let begun = Instant::now();
-        self.session.take().unwrap().unmount();
+        let session = self.session.take().unwrap();
+        mount::unmount(&self.handle).unwrap();
+        // The notifier's helper and files that are open hold the session.
+        let _ = connection::abort(self.handle.minor);
+        assert!(session.ends(Duration::from_secs(5)), "the session hears of its end");
+        session.join();
         begun.elapsed()
     }
 
@@ -120,8 +135,8 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        if let Some(session) = self.session.take() {
-            session.unmount();
+        if self.session.is_some() {
+            self.end();
         }
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains(self.mount_point.to_str().unwrap()), "a mount was left behind");

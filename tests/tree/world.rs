@@ -103,11 +103,13 @@ impl World {
     }
 
     pub(crate) fn caller(&self, uid: u32) -> Caller<'_> {
-        self.identifier.identify(Asker { uid, gid: uid, tid: self.process.id() }).unwrap()
+        self.identifier.identify(Asker { uid, gid: uid, tid: self.process.id(), is_resent: false }).unwrap()
     }
 
     pub(crate) fn other_caller(&self, uid: u32) -> Caller<'_> {
-        self.identifier.identify(Asker { uid, gid: uid, tid: self.other_process.id() }).unwrap()
+        self.identifier
+            .identify(Asker { uid, gid: uid, tid: self.other_process.id(), is_resent: false })
+            .unwrap()
     }
 
     pub(crate) fn change(&self, change: Change) -> Version {

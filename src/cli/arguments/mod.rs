@@ -61,6 +61,28 @@ pub(super) enum Verb {
     /// Serve the tree in the foreground until SIGTERM or Ctrl-C. SIGHUP reads configuration and policy again.
     #[command(after_help = "Examples:\n  credfs mount\n  credfs mount --config ~/vault/credfs.toml")]
     Mount,
+    /// Keep the mount for a worker that another unit starts: the service's privileged half. It makes the mount, holds its
+    /// descriptor (also in systemd's store), tells the worker which program asks, watches it, and answers requests with
+    /// a time-out while none is ready. It knows no secret. In the foreground `credfs mount` does this too.
+    #[command(
+        after_help = "Examples:\n  credfs keeper\n  credfs keeper --config ./credfs.toml --socket ./worker.sock"
+    )]
+    Keeper {
+        /// Where the worker comes to. Only the user that `worker.user` names is let in.
+        #[arg(long, value_name = "PATH", default_value = crate::keeper::DEFAULT_SOCKET)]
+        socket: PathBuf,
+    },
+    /// Serve the mount that a keeper holds: the service's other half, without any privilege. SIGTERM hands over to a
+    /// successor without a reader noticing; SIGHUP reads configuration and policy again.
+    #[command(
+        after_help = "Examples:\n  credfs worker --keeper /run/credfs-keeper/worker.sock\n\nWithout --keeper the keeper \
+                      is at the other end of standard input: so `credfs mount` starts it."
+    )]
+    Worker {
+        /// Where the keeper listens.
+        #[arg(long, value_name = "PATH")]
+        keeper: Option<PathBuf>,
+    },
     /// Store a new version of a secret. Fields that are not named are carried over from the version before, and named
     /// in the output.
     #[command(

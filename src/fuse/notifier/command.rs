@@ -32,6 +32,40 @@ pub enum Command {
     },
 }
 
+/// An order as it goes over a socket: two paths, each as a length of two bytes and its bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Order(Vec<u8>);
+
+impl Order {
+    /// The longest, in bytes.
+    pub const BYTES_MAX: usize = 2 * (2 + PATH_BYTES_MAX);
+
+    /// Takes an order that came over a socket. Where it leads is for the helper and its kernel to judge.
+    #[must_use]
+    pub fn received(bytes: Vec<u8>) -> Option<Self> {
+        let mut rest = bytes.as_slice();
+        (read_step(&mut rest).is_ok_and(|step| step.is_some()) && rest.is_empty()).then_some(Self(bytes))
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl From<&Command> for Order {
+    fn from(command: &Command) -> Self {
+        Self(command.encode())
+    }
+}
+
+impl From<Command> for Order {
+    fn from(command: Command) -> Self {
+        Self(command.encode())
+    }
+}
+
 /// What an order comes to: system calls on paths relative to the tree.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
@@ -41,7 +75,7 @@ pub(super) enum Step {
 
 impl Command {
     /// The two paths, each as a length of two bytes and its bytes; an empty second one means a touch.
-    pub(super) fn encode(&self) -> Vec<u8> {
+    fn encode(&self) -> Vec<u8> {
         let (first, second) = match self.step() {
             Step::Rename { from, to } => (from, to),
             Step::Touch { path } => (path, PathBuf::new()),
@@ -124,5 +158,9 @@ mod tests {
         let message = Command::Touch { inode: 7 }.encode();
         assert!(read_step(&mut &message[..message.len() - 1]).is_err());
         assert!(read_step(&mut [0xFF, 0xFF, 0].as_slice()).is_err());
+        assert!(Order::received(message.clone()).is_some());
+        assert!(Order::received(message[..message.len() - 1].to_vec()).is_none());
+        assert!(Order::received([message, vec![0]].concat()).is_none(), "one order and nothing behind it");
+        assert!(Order::received(Vec::new()).is_none());
     }
 }

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
 use super::command::{Step, read_step};
-use crate::sys::{descriptor, touch};
+use crate::sys::{descriptor, privilege, touch};
 
 /// The hidden argument that makes this program the helper.
 pub(super) const ARGUMENT: &str = "credfs-notifier-helper";
@@ -30,6 +30,8 @@ pub fn run_if_asked(arguments: impl IntoIterator<Item = OsString>) -> Option<Exi
 
 fn run(tree: i32) -> io::Result<()> {
     let tree: OwnedFd = descriptor::inherited(tree)?;
+    // Whoever may rename through FUSE is the daemon's to say; no right of ours counts there.
+    privilege::keep_only(&[])?;
     let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     while let Some(step) = read_step(&mut socket)? {
         socket.write_all(&[carry_out(tree.as_fd(), &step)])?;

@@ -23,7 +23,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::sys::mount::WritableTree;
 use crate::sys::spawn;
 
-pub use command::Command;
+pub use command::{Command, Order};
 pub use helper::run_if_asked;
 
 /// How the notifier works.
@@ -63,9 +63,9 @@ pub struct Counts {
 
 #[derive(Default)]
 struct Queue {
-    waiting: VecDeque<Command>,
+    waiting: VecDeque<Order>,
     /// The same orders, to find one again at once.
-    known: HashSet<Command>,
+    known: HashSet<Order>,
     /// Our end of the living helper's socket, to wake the courier from a helper that hangs.
     socket: Option<UnixStream>,
     stopping: bool,
@@ -82,7 +82,26 @@ struct Shared {
     dropped: AtomicU64,
 }
 
-/// The daemon's end. Giving an order never blocks.
+/// Who takes orders, in this process or in another. Giving one never blocks.
+pub trait Orders: Send + Sync {
+    /// Gives an order. It may be lost: watchers then learn of the change with the next one.
+    fn order(&self, order: Order);
+
+    /// The helper's process, for whom alone the hidden directory exists. Nothing while none runs.
+    fn helper_pid(&self) -> Option<u32>;
+}
+
+impl Orders for Notifier {
+    fn order(&self, order: Order) {
+        self.notify(order);
+    }
+
+    fn helper_pid(&self) -> Option<u32> {
+        Notifier::helper_pid(self)
+    }
+}
+
+/// The end of who holds the tree. Giving an order never blocks.
 pub struct Notifier {
     shared: Arc<Shared>,
     courier: Option<JoinHandle<()>>,
@@ -111,17 +130,18 @@ impl Notifier {
     }
 
     /// Gives an order. One that waits already is not queued twice.
-    pub fn notify(&self, command: Command) {
+    pub fn notify(&self, order: impl Into<Order>) {
+        let order = order.into();
         let mut queue = self.shared.queue.lock();
-        if queue.stopping || queue.known.contains(&command) {
+        if queue.stopping || queue.known.contains(&order) {
             return;
         }
         if queue.waiting.len() >= self.options.queue_max {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        queue.known.insert(command.clone());
-        queue.waiting.push_back(command);
+        queue.known.insert(order.clone());
+        queue.waiting.push_back(order);
         self.shared.changed.notify_all();
     }
 
@@ -213,9 +233,9 @@ impl Courier {
             Ok(socket) => self.shared.queue.lock().socket = Some(socket),
             Err(error) => tracing::warn!(%error, "the notifier's helper cannot be woken"),
         }
-        while let Some(command) = self.next() {
+        while let Some(order) = self.next() {
             let mut answer = [0_u8];
-            let sent = helper.socket.write_all(&command.encode());
+            let sent = helper.socket.write_all(order.as_bytes());
             if sent.and_then(|()| helper.socket.read_exact(&mut answer)).is_err() {
                 self.shared.failed.fetch_add(1, Ordering::Relaxed);
                 break;
@@ -238,15 +258,15 @@ impl Courier {
         self.shared.pid.store(0, Ordering::Release);
     }
 
-    fn next(&self) -> Option<Command> {
+    fn next(&self) -> Option<Order> {
         let mut queue = self.shared.queue.lock();
         loop {
             if queue.stopping {
                 return None;
             }
-            if let Some(command) = queue.waiting.pop_front() {
-                queue.known.remove(&command);
-                return Some(command);
+            if let Some(order) = queue.waiting.pop_front() {
+                queue.known.remove(&order);
+                return Some(order);
             }
             self.shared.changed.wait(&mut queue);
         }

@@ -9,6 +9,7 @@ mod commitment;
 #[cfg(test)]
 mod cost_tests;
 mod database;
+mod envelope;
 mod files;
 mod format_1;
 mod key;
@@ -36,6 +37,7 @@ use seal::Keys;
 use super::{Change, Changed, Fetched, Login, Pending, Store, StoreFault, StoreState, Wanted, Watcher};
 use crate::model::{FieldNode, Secret, SecretBytes, SecretPath, UnixTime};
 
+pub use envelope::Envelope;
 pub use key::{Key, KeySource};
 pub use upkeep::{Backup, Checked, Restored};
 

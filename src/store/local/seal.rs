@@ -242,7 +242,7 @@ fn cipher_of(key: &Key) -> XChaCha20Poly1305 {
     XChaCha20Poly1305::new(&key.array().into())
 }
 
-fn seal(key: &Key, binding: &[u8], plain: &[u8]) -> Result<Vec<u8>, StoreFault> {
+pub(super) fn seal(key: &Key, binding: &[u8], plain: &[u8]) -> Result<Vec<u8>, StoreFault> {
     let mut out = vec![0; NONCE_BYTES + plain.len() + TAG_BYTES];
     let (nonce, rest) = out.split_at_mut(NONCE_BYTES);
     let (body, tag_out) = rest.split_at_mut(plain.len());
@@ -258,7 +258,7 @@ fn seal(key: &Key, binding: &[u8], plain: &[u8]) -> Result<Vec<u8>, StoreFault> 
     Ok(out)
 }
 
-fn open(key: &Key, binding: &[u8], sealed: &[u8]) -> Option<SecretBytes> {
+pub(super) fn open(key: &Key, binding: &[u8], sealed: &[u8]) -> Option<SecretBytes> {
     let body_bytes = sealed.len().checked_sub(SEAL_BYTES)?;
     let nonce = XNonce::try_from(&sealed[..NONCE_BYTES]).ok()?;
     let body = &sealed[NONCE_BYTES..NONCE_BYTES + body_bytes];
