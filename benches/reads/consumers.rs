@@ -51,7 +51,7 @@ pub(crate) fn upkeep(plan: &Plan, instance: &Instance, verdict: &mut Verdict) {
     for read in 0..READS {
         std::fs::read(instance.by_unit(read % SECRETS)).unwrap();
     }
-    let (resident_kib, together_kib) = kernel::memory_kib(instance.pid());
+    let (resident_kib, together_kib) = kernel::memory_kib(instance.worker_pid(), instance.pid());
     let mb = |kib: u64| kib as f64 * 1024.0 / 1e6;
     let shown = format!(
         "{:.1} MB; all its processes, shared pages once: {:.1} MB",

@@ -113,9 +113,17 @@ impl Instance {
         self.mount_point.join("guarded/s0/value")
     }
 
-    /// The process started here, whatever further ones it started.
+    /// The process started here: the keeper, whose child the worker is.
     pub(crate) fn pid(&self) -> u32 {
         self.daemon.id()
+    }
+
+    /// The process that answers the kernel, as `status` names it.
+    pub(crate) fn worker_pid(&self) -> u32 {
+        let mut command = Command::new(program());
+        let status = run(command.args(["status", "--json", "--config"]).arg(&self.config), b"").unwrap();
+        let status: serde_json::Value = serde_json::from_slice(&status).unwrap();
+        status["worker_pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("status names the worker")
     }
 
     /// The directory that the store lies in.

@@ -54,16 +54,16 @@ pub(crate) fn cpu_ns(pid: u32) -> u64 {
     family(pid).into_iter().flat_map(threads).filter_map(|path| first_number(&path.join("schedstat"))).sum()
 }
 
-/// What the serving process has in memory (`VmRSS`), and what all processes of the instance have together, with what
+/// What the worker has in memory (`VmRSS`), and what it and all the keeper's other processes have together, with what
 /// they share counted once (`Pss`); both in KiB.
-pub(crate) fn memory_kib(pid: u32) -> (u64, u64) {
+pub(crate) fn memory_kib(worker: u32, keeper: u32) -> (u64, u64) {
     let figure = |pid: u32, file: &str, name: &str| {
         let text = std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
         let line = text.lines().find_map(|line| line.strip_prefix(name))?.to_owned();
         line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()
     };
-    let resident = figure(pid, "status", "VmRSS:").unwrap_or(u64::MAX);
-    let shared_out = family(pid).into_iter().filter_map(|pid| figure(pid, "smaps_rollup", "Pss:")).sum();
+    let resident = figure(worker, "status", "VmRSS:").unwrap_or(u64::MAX);
+    let shared_out = family(keeper).into_iter().filter_map(|pid| figure(pid, "smaps_rollup", "Pss:")).sum();
     (resident, shared_out)
 }
 
