@@ -10,7 +10,9 @@ use crate::harness::Instance;
 const READERS: usize = 8;
 const ROTATE_EVERY: Duration = Duration::from_millis(150);
 /// Reads longer than this are remembered.
-const LONG: Duration = Duration::from_millis(2);
+const LONG: Duration = Duration::from_millis(1);
+/// A read that begins so soon after a moment is one that the moment held up: each reader rests for less.
+const SOON: Duration = Duration::from_millis(2);
 
 /// What the readers found.
 #[derive(Default)]

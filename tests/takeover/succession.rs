@@ -64,7 +64,17 @@ fn replace_workers(instance: &Instance, times: u64, signal_name: &str) -> Vec<In
 
 /// Every open that was answered has its record; every record more than that belongs to one that was sent again.
 fn every_open_is_recorded(instance: &Instance, opened: u64) {
-    let log = std::fs::read_to_string(instance.audit_path()).unwrap();
+    // All parts: it rotates by size.
+    let path = instance.audit_path();
+    let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+    let mut log = String::new();
+    for entry in std::fs::read_dir(path.parent().unwrap()).unwrap() {
+        let file = entry.unwrap().file_name().into_string().unwrap();
+        let rest = file.strip_prefix(&name).map(|rest| rest.strip_prefix('.').unwrap_or(rest));
+        if rest.is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit())) {
+            log += &std::fs::read_to_string(path.with_file_name(file)).unwrap();
+        }
+    }
     let records = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
     let (mut released, mut resent) = (0, 0);
     for record in records.filter(|record| {
