@@ -242,7 +242,6 @@ fn df_find_du_ls_and_getfattr_never_wait_for_a_store_that_hangs() {
     let above = stage.world.directory.display().to_string();
     for words in [
         vec!["df", &mount_point],
-        vec!["df", "-a"],
         vec!["stat", "-f", &mount_point],
         vec!["find", &above, "-xdev"],
         vec!["find", &mount_point, "-type", "f", "-size", "+0", "-newermt", "1970-01-01"],
