@@ -21,6 +21,9 @@ pub struct Config {
     pub file: PathBuf,
     /// Who owns that file: an administrator, like uid 0.
     pub owner_uid: u32,
+    /// As whom the instance runs where a service manager starts it: beside root the only one who may own its files,
+    /// and owner of what root's commands make for it. `None`: whoever owns the configuration.
+    pub user: Option<String>,
     /// Where the tree is mounted. Default `/run/credfs`.
     pub mount_point: PathBuf,
     /// The stores, longest prefix first: the first whose prefix holds a path serves it.
