@@ -62,7 +62,6 @@ impl Config {
                 "name a directory of its own",
             );
         }
-        let user = read_user(&root);
         let stores = read_stores(&root);
         let policy = read_policy(&root);
         let audit = read_audit(&root);
@@ -107,21 +106,6 @@ impl Config {
         }
         warnings
     }
-}
-
-/// A name, not a number: it is looked up when files are judged, so that the text alone can be checked anywhere.
-fn read_user(root: &Section<'_>) -> Option<String> {
-    let user = root.text("user")?;
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
-    if user.value.is_empty() || user.value == "root" || !user.value.bytes().all(plain) {
-        root.fault(
-            user.line,
-            "\"user\" is not the name of a user, or is root, who needs no mention",
-            "write user = \"credfs\", or leave it out",
-        );
-        return None;
-    }
-    Some(user.value.to_owned())
 }
 
 fn read_stores(root: &Section<'_>) -> Vec<StoreSettings> {

@@ -21,9 +21,6 @@ pub struct Config {
     pub file: PathBuf,
     /// Who owns that file: an administrator, like uid 0.
     pub owner_uid: u32,
-    /// As whom the instance runs where a service manager starts it: beside root the only one who may own its files,
-    /// and owner of what root's commands make for it. `None`: whoever owns the configuration.
-    pub user: Option<String>,
     /// Where the tree is mounted. Default `/run/credfs`.
     pub mount_point: PathBuf,
     /// The stores, longest prefix first: the first whose prefix holds a path serves it.
@@ -36,7 +33,8 @@ pub struct Config {
     pub limits: LimitSettings,
     /// The control socket.
     pub control: ControlSettings,
-    /// As which user the worker runs. Default: as whoever starts it.
+    /// As which user the worker runs: beside root the only one who may own the instance's files. Default: as whoever
+    /// starts it, and files may belong to whoever owns the configuration.
     pub worker_user: Option<String>,
     /// Whether the text is TOML at all: else everything here is a default.
     pub(super) is_toml: bool,

@@ -63,16 +63,16 @@ pub fn check(file: &std::path::Path) -> Result<Config, Vec<Fault>> {
     if lax.is_empty() { Ok(config) } else { Err(lax) }
 }
 
-/// Whom the instance's files belong to, beside root: `user` of the configuration, else its owner.
+/// Whom the instance's files belong to, beside root: the worker's user, else the owner of the configuration.
 ///
 /// # Errors
 /// Where the machine knows no such user.
 pub(super) fn serving_uid(config: &Config) -> Result<u32, Fault> {
-    let Some(user) = &config.user else { return Ok(config.owner_uid) };
+    let Some(user) = &config.worker_user else { return Ok(config.owner_uid) };
     names::uid_of(user).ok_or_else(|| {
         Fault::of_file(
             &config.file,
-            format!("\"user\" names {user}, and this machine knows no such user"),
+            format!("worker.user names {user}, and this machine knows no such user"),
             format!("make it (useradd --system {user}), or take the line away"),
         )
     })
