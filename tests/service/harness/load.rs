@@ -32,12 +32,11 @@ impl<'a> Load<'a> {
         let result = format!("/tmp/{unit}.json");
         let unit_option = format!("--unit={unit}");
         let user = format!("User={user}");
-        let words = ["systemd-run", "--quiet", "--collect", "-p", &user, "-p", "KillMode=process", &unit_option];
+        let words =
+            ["systemd-run", "--quiet", "--collect", "-p", &user, "-p", "KillMode=process", &unit_option];
         let program = ["/usr/bin/python3", "/tools/load.py", &result, &readers.to_string(), field];
         machine.run(&[words.as_slice(), program.as_slice()].concat()).ok();
-        wait_until("the readers read", Duration::from_secs(20), || {
-            machine.journal(unit).contains("reading")
-        });
+        wait_until("the readers read", Duration::from_secs(20), || machine.journal(unit).contains("reading"));
         Self { machine, unit: unit.to_owned() }
     }
 
@@ -46,7 +45,9 @@ impl<'a> Load<'a> {
     pub(crate) fn end(self) -> Seen {
         let result = format!("/tmp/{}.json", self.unit);
         self.machine.run(&["systemctl", "kill", "--signal=TERM", &self.unit]).ok();
-        wait_until("the readers end", END_LIMIT, || self.machine.run(&["test", "-e", &result]).code == Some(0));
+        wait_until("the readers end", END_LIMIT, || {
+            self.machine.run(&["test", "-e", &result]).code == Some(0)
+        });
         let said: Value = self.machine.run(&["cat", &result]).ok().json();
         Seen {
             reads: said["reads"].as_u64().expect("reads"),

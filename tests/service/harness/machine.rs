@@ -96,7 +96,8 @@ impl Machine {
         let begun = std::time::Instant::now();
         while self.run(&["credfs", "status"]).code != Some(0) {
             if begun.elapsed() > Duration::from_secs(20) {
-                let said = self.sh("systemctl status --no-pager -l credfs credfs-keeper; journalctl --no-pager -n 60");
+                let said = self
+                    .sh("systemctl status --no-pager -l credfs credfs-keeper; journalctl --no-pager -n 60");
                 panic!("credfs does not serve:\n{}", said.text());
             }
             std::thread::sleep(Duration::from_millis(50));
@@ -130,7 +131,8 @@ impl Machine {
     #[track_caller]
     pub(crate) fn in_unit(&self, unit: &str, properties: &[&str], words: &[&str]) -> Done {
         let unit = format!("--unit={unit}");
-        let mut all = vec!["systemd-run", "--quiet", "--collect", "--pipe", "--wait", "--service-type=exec", &unit];
+        let mut all =
+            vec!["systemd-run", "--quiet", "--collect", "--pipe", "--wait", "--service-type=exec", &unit];
         for property in properties {
             all.extend(["-p", property]);
         }
@@ -208,7 +210,9 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         if std::thread::panicking() && self.init != 0 {
-            let said = self.sh("journalctl --no-pager -n 80 -o short-monotonic; systemctl list-units --failed --no-pager");
+            let said = self.sh(
+                "journalctl --no-pager -n 80 -o short-monotonic; systemctl list-units --failed --no-pager",
+            );
             eprintln!("the machine said:\n{}", said.text());
         }
         // Killing nspawn alone would leave its children running.
@@ -217,7 +221,8 @@ impl Drop for Machine {
             drop(self.container.kill());
             drop(self.container.wait());
             for _ in 0..100 {
-                let remove = ["find", cgroup.to_str().unwrap_or("/nowhere"), "-depth", "-type", "d", "-delete"];
+                let remove =
+                    ["find", cgroup.to_str().unwrap_or("/nowhere"), "-depth", "-type", "d", "-delete"];
                 drop(Command::new(remove[0]).args(&remove[1..]).stderr(Stdio::null()).status());
                 if !cgroup.exists() {
                     break;
