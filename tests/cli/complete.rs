@@ -49,7 +49,8 @@ fn a_store_without_its_key_gets_no_new_one() {
 fn files_may_belong_to_the_workers_user_and_to_nobody_else() {
     let world = World::empty();
     let owned = |uid: u32| {
-        for name in ["data", "data/store.key", "data/store.db", "data/store.db.lock", "log", "log/audit.log"] {
+        for name in ["data", "data/store.key", "data/store.db", "data/store.db.lock", "log", "log/audit.log"]
+        {
             std::os::unix::fs::chown(world.path(name), Some(uid), None).unwrap();
         }
     };

@@ -91,6 +91,7 @@ fn every_command_has_a_manual_page_and_every_shell_its_completion() {
 fn the_package_has_no_error_by_debians_own_checks() {
     let packages = Packages::built();
     let package = packages.directory.join(&packages.first).display().to_string();
-    let done = Program::of(&["lintian", "--allow-root", "--fail-on", "error", &package]).run();
+    let words = ["lintian", "--allow-root", "--fail-on", "error", &package];
+    let done = Program::of(&words).limit(std::time::Duration::from_secs(300)).run();
     assert_eq!(done.code, Some(0), "{}{}", done.text(), done.err);
 }
