@@ -132,7 +132,7 @@ impl Machine {
     pub(crate) fn in_unit(&self, unit: &str, properties: &[&str], words: &[&str]) -> Done {
         let unit = format!("--unit={unit}");
         let mut all =
-            vec!["systemd-run", "--quiet", "--collect", "--pipe", "--wait", "--service-type=exec", &unit];
+            vec!["systemd-run", "--quiet", "--collect", "--pipe", "--wait", "--service-type=simple", &unit];
         for property in properties {
             all.extend(["-p", property]);
         }
@@ -211,7 +211,7 @@ impl Drop for Machine {
     fn drop(&mut self) {
         if std::thread::panicking() && self.init != 0 {
             let said = self.sh(
-                "journalctl --no-pager -n 80 -o short-monotonic; systemctl list-units --failed --no-pager",
+                "journalctl --no-pager -n 120 -o short-monotonic; systemctl list-jobs --no-pager; ps axf -o pid,stat,wchan:20,args",
             );
             eprintln!("the machine said:\n{}", said.text());
         }
