@@ -58,14 +58,6 @@ pub fn lockable_bytes() -> io::Result<Option<u64>> {
     Ok((limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur))
 }
 
-/// How many files this process may have open at most, by its hard limit.
-///
-/// # Errors
-/// What the kernel reports.
-pub fn open_files_max() -> io::Result<u64> {
-    Ok(get_limit(libc::RLIMIT_NOFILE)?.rlim_max)
-}
-
 /// The effective user of this process.
 #[must_use]
 pub fn own_uid() -> u32 {

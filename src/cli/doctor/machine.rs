@@ -12,8 +12,8 @@ const KERNEL_MIN: (u32, u32) = (5, 15);
 const KERNEL_RESEND: (u32, u32) = (6, 9);
 /// From here callers are told by one call (`PIDFD_GET_INFO`).
 const KERNEL_PIDFD_INFO: (u32, u32) = (6, 13);
-/// Below this callers are refused for want of descriptors before any limit of our own is reached.
-const OPEN_FILES_WANTED: u64 = 8_192;
+/// Four times as many as callers are remembered by default (`limits.callers_max`).
+const OPEN_FILES_WANTED: u64 = 16_384;
 /// What the values of some hundred open files take, in bytes.
 const LOCKED_BYTES_WANTED: u64 = 4 * 1024 * 1024;
 
@@ -25,7 +25,7 @@ pub(super) fn look() -> Vec<Finding> {
         findings.push(sharing(&fs::read_to_string("/etc/fuse.conf").unwrap_or_default()));
     }
     findings.push(locked_memory());
-    findings.push(open_files(harden::open_files_max().ok()));
+    findings.push(open_files(harden::open_files_max()));
     findings
         .push(tracing_of_others(fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok().as_deref()));
     findings.push(swap(&fs::read_to_string("/proc/swaps").unwrap_or_default(), &is_encrypted));
@@ -137,17 +137,18 @@ fn locked_memory() -> Finding {
     }
 }
 
-/// A pidfd is held for each caller that is remembered, beside sockets and the store's own files.
-fn open_files(hard_limit: Option<u64>) -> Finding {
-    match hard_limit {
-        Some(limit) if limit < OPEN_FILES_WANTED => Finding::warning(
+/// A pidfd is held for each caller that is remembered, in a quarter of what may be open.
+fn open_files(count_max: u64) -> Finding {
+    if count_max < OPEN_FILES_WANTED {
+        return Finding::warning(
             "open files",
-            format!("a process may have {limit} open: with more callers at once than that, some are refused"),
+            format!(
+                "a process may have {count_max} open, so fewer callers are remembered, and the others take longer"
+            ),
             "raise it: LimitNOFILE= in the unit, or nofile in /etc/security/limits.conf",
-        ),
-        Some(limit) => Finding::ok("open files", format!("a process may have {limit} open")),
-        None => Finding::warning("open files", "their limit cannot be told", "see setrlimit(2)"),
+        );
     }
+    Finding::ok("open files", format!("a process may have {count_max} open"))
 }
 
 /// kernel.yama.ptrace_scope (Documentation/admin-guide/LSM/Yama.rst).
@@ -290,9 +291,8 @@ mod tests {
 
     #[test]
     fn few_open_files_are_warned_of() {
-        assert_eq!(open_files(Some(1_024)).weight, Weight::Warning);
-        assert_eq!(open_files(None).weight, Weight::Warning);
-        assert_eq!(open_files(Some(524_288)).weight, Weight::Ok);
+        assert_eq!(open_files(1_024).weight, Weight::Warning);
+        assert_eq!(open_files(524_288).weight, Weight::Ok);
     }
 
     #[test]
