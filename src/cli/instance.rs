@@ -13,6 +13,9 @@ use super::connect::{run, through_instance, unexpected};
 use super::{Context, Exit, output, secret_path};
 
 pub(super) fn init(context: &Context, options: &Init) -> Result<Exit, CommandFault> {
+    if options.complete {
+        return complete(context);
+    }
     let laid = Layout::of(&context.config_file, options.mount_point.as_deref())
         .map_err(|error| CommandFault::failed(format!("the working directory cannot be told: {error}")))?
         .make(None)?;
@@ -44,6 +47,30 @@ pub(super) fn init(context: &Context, options: &Init) -> Result<Exit, CommandFau
         key = layout.key().display(),
         policy = layout.policy().display(),
     ))?;
+    Ok(Exit::Done)
+}
+
+fn complete(context: &Context) -> Result<Exit, CommandFault> {
+    let completed = daemon::complete(&context.config_file, &context.surroundings)?;
+    let fingerprint = completed.fingerprint.map(|fingerprint| fingerprint.to_string());
+    if context.json {
+        output::json(&json!({ "made": completed.made, "audit_fingerprint": fingerprint }))?;
+        return Ok(Exit::Done);
+    }
+    let mut text = String::new();
+    for made in &completed.made {
+        text.push_str(&format!("made {}\n", made.display()));
+    }
+    if completed.made.is_empty() {
+        text.push_str("nothing is missing\n");
+    }
+    if let Some(fingerprint) = fingerprint {
+        text.push_str(&format!(
+            "Audit fingerprint: {fingerprint}\nKeep it on another machine: `credfs audit verify --root` proves the \
+             log from it.\n"
+        ));
+    }
+    output::text(&text)?;
     Ok(Exit::Done)
 }
 

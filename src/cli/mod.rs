@@ -50,6 +50,12 @@ impl Context {
     }
 }
 
+/// The whole command line, for manual pages and shell completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    <Arguments as clap::CommandFactory>::command()
+}
+
 /// Runs the program on the arguments of this process.
 #[must_use]
 pub fn run() -> ExitCode {
@@ -173,8 +179,8 @@ fn log_to_standard_error(arguments: &Arguments) {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
     let log = tracing_subscriber::registry().with(filter);
-    // Under systemd the journal dates every line itself.
-    let done = if std::env::var_os("JOURNAL_STREAM").is_some() {
+    // The journal dates every line itself.
+    let done = if crate::sys::notify::standard_error_is_the_journal(std::env::var("JOURNAL_STREAM").ok()) {
         log.with(lines.without_time()).try_init()
     } else {
         log.with(lines).try_init()

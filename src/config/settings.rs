@@ -33,7 +33,8 @@ pub struct Config {
     pub limits: LimitSettings,
     /// The control socket.
     pub control: ControlSettings,
-    /// As which user the worker runs. Default: as whoever starts it.
+    /// As which user the worker runs: beside root the only one who may own the instance's files. Default: as whoever
+    /// starts it, and files may belong to whoever owns the configuration.
     pub worker_user: Option<String>,
     /// Whether the text is TOML at all: else everything here is a default.
     pub(super) is_toml: bool,

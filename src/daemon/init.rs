@@ -72,7 +72,7 @@ impl Layout {
     pub fn make(self, policy: Option<&str>) -> Result<Laid, CommandFault> {
         self.refuse_existing()?;
         for file in [&self.config, &self.store, &self.key, &self.policy, &self.audit] {
-            make_directory(directory_of(file))?;
+            make_directory_of(file)?;
         }
         if let Some(directory) = &self.policy_directory {
             make_directory(directory)?;
@@ -131,6 +131,22 @@ impl Layout {
     pub fn key(&self) -> &Path {
         &self.key
     }
+}
+
+/// Makes the directory that `file` shall lie in, and what is missing above it.
+pub(super) fn make_directory_of(file: &Path) -> Result<(), CommandFault> {
+    make_directory(directory_of(file))
+}
+
+/// Whether `path` names a policy file, and not a directory of them, that is not there.
+pub(super) fn policy_is_missing(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "toml") && fs::symlink_metadata(path).is_err()
+}
+
+/// Writes a policy that grants nothing.
+pub(super) fn write_policy(path: &Path, config: &Path) -> Result<(), CommandFault> {
+    make_directory_of(path)?;
+    write_new(path, &policy_text(config), 0o640)
 }
 
 fn directory_of(file: &Path) -> &Path {

@@ -2,6 +2,7 @@
 //! every room below; it knows no command line and reads no environment: what it needs of either is handed in.
 
 mod foreground;
+mod complete;
 mod harden;
 mod init;
 mod left;
@@ -14,6 +15,7 @@ mod serve;
 mod socket;
 
 pub use foreground::{Keeping, Mounting, keep, mount, with_instance};
+pub use complete::{Completed, complete};
 pub use harden::harden;
 pub use init::{Laid, Layout};
 pub use restore::restore;

@@ -13,7 +13,7 @@ use crate::document::Fault;
 use crate::model::UnixTime;
 use crate::policy::{self, Loaded, Policy, SystemNames};
 use crate::store::{KeySource, Local, LocalOptions, Store, StoreFault};
-use crate::sys::harden;
+use crate::sys::{harden, names};
 
 use super::Surroundings;
 
@@ -58,9 +58,24 @@ pub fn check(file: &std::path::Path) -> Result<Config, Vec<Fault>> {
     let config = Config::load(file)?;
     let own = harden::own_uid();
     // Root serves an instance of somebody else's on his behalf: his files are his.
-    let uid = if own == 0 { config.owner_uid } else { own };
+    let uid = if own == 0 { serving_uid(&config).map_err(|fault| vec![fault])? } else { own };
     let lax = config::check_ownership(&config, uid);
     if lax.is_empty() { Ok(config) } else { Err(lax) }
+}
+
+/// Whom the instance's files belong to, beside root: the worker's user, else the owner of the configuration.
+///
+/// # Errors
+/// Where the machine knows no such user.
+pub(super) fn serving_uid(config: &Config) -> Result<u32, Fault> {
+    let Some(user) = &config.worker_user else { return Ok(config.owner_uid) };
+    names::uid_of(user).ok_or_else(|| {
+        Fault::of_file(
+            &config.file,
+            format!("worker.user names {user}, and this machine knows no such user"),
+            format!("make it (useradd --system {user}), or take the line away"),
+        )
+    })
 }
 
 /// Loads the policy that the configuration names.

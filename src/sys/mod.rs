@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "the one room for it; every block says why it is sound")]
 
 pub mod connection;
+pub mod clock;
 pub mod descriptor;
 pub mod file;
 mod fusermount;

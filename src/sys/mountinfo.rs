@@ -19,6 +19,8 @@ pub struct MountEntry {
     pub mount_point: PathBuf,
     /// Per-mount options, such as `ro,nosuid`.
     pub options: String,
+    /// Whether what is mounted below appears in other mount namespaces as well (`shared:`, mount_namespaces(7)).
+    pub is_shared: bool,
     /// Type, such as `fuse.credfs`.
     pub kind: String,
     /// Source, as given by who mounted.
@@ -84,12 +86,19 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let mount_point = PathBuf::from(OsString::from_vec(unescape(fields.next()?)));
     let options = text(fields.next()?);
     // Any number of optional fields ends with a lone hyphen.
-    fields.find(|field| *field == b"-")?;
+    let mut is_shared = false;
+    loop {
+        let field = fields.next()?;
+        if field == b"-" {
+            break;
+        }
+        is_shared |= field.starts_with(b"shared:");
+    }
     let kind = text(fields.next()?);
     let source = OsString::from_vec(unescape(fields.next()?));
     let super_options = fields.next().map(text).unwrap_or_default();
     let device = (major.parse().ok()?, minor.parse().ok()?);
-    Some(MountEntry { id, parent, device, mount_point, options, kind, source, super_options })
+    Some(MountEntry { id, parent, device, mount_point, options, is_shared, kind, source, super_options })
 }
 
 fn number(field: &[u8]) -> Option<u64> {
@@ -133,6 +142,9 @@ mod tests {
         assert_eq!(entry.super_number("user_id"), Some(7));
         assert_eq!(entry.super_number("id"), None);
         assert!(entry.has_option("ro") && !entry.has_option("rw"));
+        assert!(entry.is_shared);
+        let private = parse_line(b"36 35 0:98 / /mnt ro master:2 - tmpfs tmpfs rw").unwrap();
+        assert!(!private.is_shared);
     }
 
     #[test]

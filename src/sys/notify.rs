@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 /// Where the service manager listens.
@@ -68,6 +69,18 @@ pub fn kept_descriptors(
         .collect()
 }
 
+/// Whether standard error goes to the journal: `JOURNAL_STREAM` names the device and inode of the stream that systemd
+/// connected (systemd.exec(5)); a child that writes elsewhere inherits the variable all the same.
+#[must_use]
+pub fn standard_error_is_the_journal(stream: Option<String>) -> bool {
+    let Ok(descriptor) = io::stderr().as_fd().try_clone_to_owned() else { return false };
+    stream.is_some_and(|stream| is_stream(&std::fs::File::from(descriptor), &stream))
+}
+
+fn is_stream(file: &std::fs::File, stream: &str) -> bool {
+    file.metadata().is_ok_and(|found| stream == format!("{}:{}", found.dev(), found.ino()))
+}
+
 /// Microseconds on the clock by which systemd dates a reload (`CLOCK_MONOTONIC`).
 #[must_use]
 pub fn monotonic_us() -> u64 {
@@ -80,6 +93,17 @@ pub fn monotonic_us() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_journal_is_known_by_device_and_inode_and_not_by_the_variable_alone() {
+        let file = std::fs::File::open("/proc/self/status").unwrap();
+        let found = file.metadata().unwrap();
+        assert!(is_stream(&file, &format!("{}:{}", found.dev(), found.ino())));
+        for other in ["", "1", &format!("{}:{}", found.dev(), found.ino() + 1)] {
+            assert!(!is_stream(&file, other), "{other}");
+        }
+        assert!(!standard_error_is_the_journal(None));
+    }
 
     #[test]
     fn a_state_reaches_a_socket_with_a_path_and_one_with_a_name() {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it must")]
 
 mod commands;
+mod complete;
 mod instance;
 mod socket;
 mod world;

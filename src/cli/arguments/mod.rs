@@ -55,7 +55,7 @@ pub(super) enum Verb {
     /// Make a new instance: configuration, key, empty store and a policy that grants nothing. Existing files are never
     /// overwritten.
     #[command(
-        after_help = "Examples:\n  credfs init\n  credfs init --config ~/vault/credfs.toml --mount-point ~/vault/mnt"
+        after_help = "Examples:\n  credfs init\n  credfs init --config ~/vault/credfs.toml --mount-point ~/vault/mnt\n  credfs init --complete"
     )]
     Init(Init),
     /// Serve the tree in the foreground until SIGTERM or Ctrl-C. SIGHUP reads configuration and policy again.

@@ -20,6 +20,10 @@ pub(crate) struct Init {
     /// Where the instance shall mount. With a configuration of your own everything else lies beside that file.
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) mount_point: Option<PathBuf>,
+    /// The configuration is there: make what it names and is missing, such as key, store and audit log. Nothing that
+    /// exists is touched, so it may be run again at any time.
+    #[arg(long, conflicts_with = "mount_point")]
+    pub(crate) complete: bool,
 }
 
 /// `restore`.

@@ -1,18 +1,20 @@
 //! What the instance needs: configuration, policy, mount point, store, audit log.
 
 use std::fs::File;
+use std::path::Path;
 use std::time::Duration;
 
-use crate::config::Config;
+use crate::config::{Config, DEFAULT_CONFIG};
 use crate::control::{Answer, Command, CommandFault, StatusAnswer};
 use crate::daemon::{self, OpenTrouble};
 use crate::store::StoreState;
+use crate::sys::file::{self, Space};
 use crate::sys::mount::{self, Standing};
-use crate::sys::{file, mountinfo};
+use crate::sys::mountinfo::{self, MountEntry};
 
 use super::super::connect::through_instance;
 use super::super::{Context, audit};
-use super::Finding;
+use super::{Finding, clock, files, units};
 
 const PROBE_WAIT: Duration = Duration::from_secs(1);
 /// Below this share of the audit log's file system refusals are only counted.
@@ -42,8 +44,14 @@ pub(super) fn look(context: &Context) -> Vec<Finding> {
         }
         Err(faults) => findings.push(of_faults("policy", &CommandFault::invalid(&faults))),
     }
+    findings.extend(files::look(&config));
+    findings.push(clock::look(Some(&config.audit.path)));
     findings.push(mount_point(&config));
-    findings.extend(mounts_below(&config));
+    findings.extend(mounts_around(&config.mount_point, &mountinfo::mounts().unwrap_or_default()));
+    // The units of the package serve the machine's own configuration, and no other.
+    if config.file == std::path::Path::new(DEFAULT_CONFIG) {
+        findings.extend(units::look());
+    }
     match running(&config) {
         Some(status) => findings.extend(of_running(&status)),
         None => findings.extend(of_files(&config, context)),
@@ -90,11 +98,11 @@ fn mount_point(config: &Config) -> Finding {
     }
 }
 
-/// A stat by someone from whom a directory is hidden makes the kernel forget it, and detach what is mounted below.
-fn mounts_below(config: &Config) -> Vec<Finding> {
-    let mounts = mountinfo::mounts().unwrap_or_default();
-    let below = |path: &std::path::Path| path != config.mount_point && path.starts_with(&config.mount_point);
-    mounts
+/// What lies on the mount point, and what it lies on.
+fn mounts_around(mount_point: &Path, mounts: &[MountEntry]) -> Vec<Finding> {
+    // A stat by someone from whom a directory is hidden makes the kernel forget it, and detach what is mounted below.
+    let below = |path: &Path| path != mount_point && path.starts_with(mount_point);
+    let mut findings: Vec<Finding> = mounts
         .iter()
         .filter(|entry| below(&entry.mount_point))
         .map(|entry| {
@@ -104,7 +112,24 @@ fn mounts_below(config: &Config) -> Vec<Finding> {
                 "mount it somewhere else",
             )
         })
-        .collect()
+        .collect();
+    let around = mounts
+        .iter()
+        .filter(|entry| entry.mount_point != mount_point && mount_point.starts_with(&entry.mount_point))
+        .max_by_key(|entry| entry.mount_point.as_os_str().len());
+    findings.extend(around.map(|around| {
+        let place = around.mount_point.display();
+        if around.is_shared {
+            return Finding::ok("propagation", format!("what is mounted on {place} is seen by every service"));
+        }
+        Finding::warning(
+            "propagation",
+            format!("{place} is a private mount: a service with a mount namespace of its own, as by PrivateTmp=, that \
+                     was started before credfs does not see the tree"),
+            format!("mount --make-rshared {place}"),
+        )
+    }));
+    findings
 }
 
 fn running(config: &Config) -> Option<StatusAnswer> {
@@ -213,14 +238,101 @@ fn audit_log(config: &Config) -> Vec<Finding> {
         }
         Err(fault) => Finding::warning("audit log", fault.message, "run this as its owner"),
     }];
-    if let Ok(space) = file::space_around(&log)
-        && space.free_bytes < space.total_bytes / SPACE_SHARE_MIN
-    {
+    findings.extend(audit_space(file::space_around(&log).ok(), audit_bytes(path), config.audit.max_bytes));
+    findings
+}
+
+/// What all files of the log take, in bytes.
+fn audit_bytes(path: &Path) -> u64 {
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str()))
+    else {
+        return 0;
+    };
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(name))
+        .filter_map(|entry| entry.metadata().ok())
+        .map(|found| found.len())
+        .sum()
+}
+
+fn audit_space(space: Option<Space>, used_bytes: u64, budget_bytes: u64) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let Some(space) = space else { return findings };
+    if space.free_bytes < space.total_bytes / SPACE_SHARE_MIN {
         findings.push(Finding::warning(
             "audit log",
             format!("its file system has {} of {} bytes left", space.free_bytes, space.total_bytes),
             "free some: when it is full nothing is released",
         ));
     }
+    // What is not handed off is never removed, so the budget alone does not bound it.
+    if used_bytes > budget_bytes - budget_bytes / SPACE_SHARE_MIN {
+        findings.push(Finding::warning(
+            "audit log",
+            format!("it takes {used_bytes} of the {budget_bytes} bytes that audit.max_bytes allows"),
+            "hand off what it holds with `credfs audit checkpoint`: then the oldest files may go",
+        ));
+    }
+    if budget_bytes.saturating_sub(used_bytes) > space.free_bytes {
+        findings.push(Finding::warning(
+            "audit log",
+            format!(
+                "audit.max_bytes allows {budget_bytes} bytes, and its file system has {} left",
+                space.free_bytes
+            ),
+            "lower audit.max_bytes or give the log a larger file system: when it is full nothing is released",
+        ));
+    }
     findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Weight;
+    use super::*;
+
+    fn mount(at: &str, is_shared: bool) -> MountEntry {
+        MountEntry {
+            id: 1,
+            parent: 1,
+            device: (0, 1),
+            mount_point: at.into(),
+            options: "rw".to_owned(),
+            is_shared,
+            kind: "tmpfs".to_owned(),
+            source: "tmpfs".into(),
+            super_options: "rw".to_owned(),
+        }
+    }
+
+    #[test]
+    fn mounts_below_and_a_private_mount_around_are_warned_of() {
+        let tree = Path::new("/run/credfs");
+        let shared =
+            [mount("/", false), mount("/run", true), mount("/run/credfs", true), mount("/run/other", false)];
+        let found = mounts_around(tree, &shared);
+        assert_eq!(found.iter().map(|finding| finding.weight).collect::<Vec<_>>(), [Weight::Ok]);
+        let private = [mount("/", true), mount("/run", false), mount("/run/credfs/prod/x", true)];
+        let found = mounts_around(tree, &private);
+        let said: Vec<_> = found.iter().map(|finding| (finding.about, finding.weight)).collect();
+        assert_eq!(said, [("mount below", Weight::Warning), ("propagation", Weight::Warning)]);
+        assert!(found[0].found.contains("/run/credfs/prod/x"), "{}", found[0].found);
+    }
+
+    #[test]
+    fn an_audit_log_that_will_not_fit_is_warned_of() {
+        let space = |free_bytes, total_bytes| Some(Space { total_bytes, free_bytes });
+        assert!(audit_space(space(900, 1_000), 10, 100).is_empty());
+        for (space, used, budget, word) in [
+            (space(50, 1_000), 0, 50, "bytes left"),
+            (space(900, 1_000), 95, 100, "audit checkpoint"),
+            (space(500, 1_000), 0, 900, "lower audit.max_bytes"),
+        ] {
+            let found = audit_space(space, used, budget);
+            assert_eq!(found.len(), 1, "{found:?}");
+            let said = format!("{} {}", found[0].found, found[0].remedy.as_deref().unwrap_or_default());
+            assert!(said.contains(word), "{said}");
+        }
+    }
 }

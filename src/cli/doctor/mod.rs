@@ -1,7 +1,10 @@
 //! `credfs doctor`: what is wrong on this machine, and the remedy.
 
+mod clock;
+mod files;
 mod instance;
 mod machine;
+mod units;
 
 use serde::Serialize;
 use serde_json::json;
