@@ -123,7 +123,10 @@ impl Instance {
         let mut command = Command::new(program());
         let status = run(command.args(["status", "--json", "--config"]).arg(&self.config), b"").unwrap();
         let status: serde_json::Value = serde_json::from_slice(&status).unwrap();
-        status["worker_pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("status names the worker")
+        status["worker_pid"]
+            .as_u64()
+            .and_then(|pid| u32::try_from(pid).ok())
+            .expect("status names the worker")
     }
 
     /// The directory that the store lies in.

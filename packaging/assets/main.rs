@@ -6,6 +6,8 @@
 
 mod pages;
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that tells a builder what it made")]
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 

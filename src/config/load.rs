@@ -82,8 +82,6 @@ impl Config {
             control,
             worker_user,
         };
-        let config =
-            Self { file: file.to_owned(), owner_uid, user, mount_point, stores, policy, audit, limits, control };
         (config, faults.into_vec())
     }
 

@@ -1,8 +1,8 @@
 //! Builds the rooms in order and runs them: an instance that serves, or files opened for one command. It may touch
 //! every room below; it knows no command line and reads no environment: what it needs of either is handed in.
 
-mod foreground;
 mod complete;
+mod foreground;
 mod harden;
 mod init;
 mod left;
@@ -14,8 +14,8 @@ mod sample;
 mod serve;
 mod socket;
 
-pub use foreground::{Keeping, Mounting, keep, mount, with_instance};
 pub use complete::{Completed, complete};
+pub use foreground::{Keeping, Mounting, keep, mount, with_instance};
 pub use harden::harden;
 pub use init::{Laid, Layout};
 pub use restore::restore;

@@ -2,8 +2,8 @@
 //! It knows no word of credfs: no secret, no policy.
 #![allow(unsafe_code, reason = "the one room for it; every block says why it is sound")]
 
-pub mod connection;
 pub mod clock;
+pub mod connection;
 pub mod descriptor;
 pub mod file;
 mod fusermount;
