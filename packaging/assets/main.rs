@@ -4,9 +4,9 @@
 //! cargo run --example assets -- DIRECTORY      man1/*.1, completion/{bash,zsh,fish}
 //! ```
 
-mod pages;
-
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that tells a builder what it made")]
+
+mod pages;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
