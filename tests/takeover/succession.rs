@@ -49,8 +49,9 @@ fn replace_workers(instance: &Instance, times: u64, signal_name: &str) -> Vec<In
         if held.len() < 32 {
             held.push(Held::open(instance, "prod/app/key"));
         }
-        moments.push(Instant::now());
         signal(current, signal_name);
+        // Not before: to start the program that sends it takes longer than most pauses.
+        moments.push(Instant::now());
         worker = Some(current);
         let refused = read_whole(&revoked.file).expect_err("what was revoked stays revoked");
         assert_eq!(refused.raw_os_error(), Some(116), "ESTALE: {refused}");
