@@ -103,13 +103,20 @@ fn a_user_manager_cannot_pose_as_a_service_of_the_system() {
 #[test]
 fn systemd_itself_can_take_a_credential_from_the_mount() {
     let machine = prepared();
-    // PID 1 is no unit: it reads as root, before the service has a user. A grant for it is one for all of root's own.
+    // systemd reads it before the service begins: as root, in the unit's cgroup already.
     let load = format!("LoadCredential=x:{SECRET}");
-    let refused =
-        machine.in_unit("orders", &["User=app", &load], &["sh", "-c", "cat $CREDENTIALS_DIRECTORY/x"]);
+    let words = ["sh", "-c", "cat $CREDENTIALS_DIRECTORY/x"];
+    let refused = machine.in_unit("orders", &["User=app", &load], &words);
     assert_ne!(refused.code, Some(0), "{}", refused.text());
-    machine.policy("[identities.init]\nuid = 0\nexe = \"/usr/lib/systemd/systemd\"\n[[grants]]\nto = [\"init\"]\nread = [\"prod/**\"]\n");
-    let loaded =
-        machine.in_unit("orders", &["User=app", &load], &["sh", "-c", "cat $CREDENTIALS_DIRECTORY/x"]);
+    machine.policy(
+        "[identities.loader]\nuid = 0\nunit = [\"orders.service\"]\n\
+         [[grants]]\nto = [\"loader\"]\nread = [\"prod/orders/**\"]\n",
+    );
+    let loaded = machine.in_unit("orders", &["User=app", &load], &words);
     assert_eq!(loaded.text(), "hunter2", "{}\n{}", loaded.err, machine.journal("orders"));
+    let other = machine.in_unit("reports", &["User=app", &load], &words);
+    assert_ne!(other.code, Some(0), "{}", other.text());
+    let log = machine.run(&["credfs", "who-read", "prod/orders/db", "--json"]).ok().json();
+    let record = log.as_array().unwrap().last().unwrap();
+    assert_eq!((&record["unit"], &record["uid"]), (&"orders.service".into(), &0.into()), "{record}");
 }
