@@ -75,6 +75,24 @@ fn a_dynamic_user_a_private_user_namespace_and_a_pid_namespace_are_told_apart() 
 }
 
 #[test]
+fn a_supplementary_group_and_the_user_at_the_control_socket_are_told() {
+    let machine = prepared();
+    machine.run(&["groupadd", "--system", "dba"]).ok();
+    machine.policy(
+        "[identities.dba]\ngroup = [\"dba\"]\n[identities.app]\nuser = [\"app\"]\n\
+         [[grants]]\nto = [\"dba\"]\nread = [\"prod/**\"]\n[[grants]]\nto = [\"app\"]\nadmin = [\"shared/**\"]\n",
+    );
+    let member = machine.in_unit("reports", &["User=app", "SupplementaryGroups=dba"], &["cat", SECRET]);
+    assert_eq!(member.text(), "hunter2", "{}", member.err);
+    let other = machine.in_unit("reports", &["User=app"], &["cat", SECRET]);
+    assert!(other.err.contains("No such file"), "{}", other.err);
+    let put = ["sh", "-c", "printf bye | credfs put shared/motd text"];
+    machine.in_unit("editor", &["User=app"], &put).ok();
+    let stranger = machine.in_unit("editor", &["User=www-data"], &put);
+    assert_ne!(stranger.code, Some(0), "{}", stranger.text());
+}
+
+#[test]
 fn a_user_manager_cannot_pose_as_a_service_of_the_system() {
     let machine = prepared();
     machine.run(&["loginctl", "enable-linger", "app"]);
