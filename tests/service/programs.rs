@@ -51,7 +51,7 @@ echo 'local all all peer' >>pg_hba.conf
 printf '%s\n' 'HostKey /run/credfs/prod/sshd/host_key' 'ListenAddress 127.0.0.1' 'MaxStartups 100' >/etc/ssh/sshd_config
 # From OpenSSH 9.8 on, who only asks for the key is punished for it.
 mkdir -p /run/sshd
-! sshd -t -o PerSourcePenalties=no 2>/dev/null || echo 'PerSourcePenalties no' >>/etc/ssh/sshd_config
+! sshd -t -f /dev/null -h /etc/ssh/ssh_host_ed25519_key -o PerSourcePenalties=no 2>/dev/null || echo 'PerSourcePenalties no' >>/etc/ssh/sshd_config
 for unit in nginx postgresql@ ssh; do
     mkdir -p /etc/systemd/system/$unit.service.d
     printf '[Unit]\nWants=credfs.service\nAfter=credfs.service\n' >/etc/systemd/system/$unit.service.d/credfs.conf
