@@ -98,6 +98,8 @@ pub(super) fn waiting_copy() -> io::Result<WaitingCopy> {
         let parent = libc::getpid();
         let child = libc::fork();
         if child == 0 {
+            // A lock of ours must not be held by it.
+            libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0);
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
             while libc::getppid() == parent {
                 libc::pause();
