@@ -5,6 +5,7 @@ mod change;
 mod fault;
 mod faulty;
 mod local;
+mod source;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -18,6 +19,9 @@ pub use fault::StoreFault;
 pub use faulty::{Fault, Faulty};
 pub use local::{
     Backup, Checked, Clock, Envelope, FIELDS_MAX, Key, KeySource, Local, LocalOptions, Restored,
+};
+pub use source::{
+    Answer, Child, DescribedVersion, Description, LoginState, LoginStatus, Made, Source, SourceFault, Values,
 };
 
 /// Whose account on a store is used. The embedded store has one; a remote one may answer each login differently.
