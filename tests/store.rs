@@ -3,11 +3,17 @@
 
 #[path = "store/bench.rs"]
 mod bench;
+#[path = "store/engine.rs"]
+mod engine;
 #[path = "store/local.rs"]
 mod local;
 #[path = "store/oracle.rs"]
 mod oracle;
+#[path = "store/remote.rs"]
+mod remote;
 #[path = "store/suite.rs"]
 mod suite;
 #[path = "store/tamper.rs"]
 mod tamper;
+#[path = "store/verdict_model.rs"]
+mod verdict_model;

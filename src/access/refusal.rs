@@ -52,6 +52,9 @@ impl From<NotRecorded> for Refusal {
 impl From<&StoreFault> for Refusal {
     fn from(fault: &StoreFault) -> Self {
         match fault {
+            StoreFault::Answered { fault, .. } => Self::from(&**fault),
+            // The kernel walks the path once more, and finds what is there now.
+            StoreFault::Replaced(..) => Outcome::Retired.into(),
             // What is gone or hidden in the store does not exist, for anyone.
             StoreFault::NoSecret(_)
             | StoreFault::NoVersion(..)

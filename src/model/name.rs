@@ -125,6 +125,12 @@ impl SecretPath {
     }
 }
 
+impl std::borrow::Borrow<str> for SecretPath {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl TryFrom<String> for SecretPath {
     type Error = NameFault;
     fn try_from(text: String) -> Result<Self, NameFault> {

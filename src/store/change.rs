@@ -1,8 +1,10 @@
 //! Changes to a store, and what they did.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::model::{FieldName, Ownership, Secret, SecretBytes, SecretPath, Stage, Version};
+use super::StoreFault;
+use crate::model::{FieldName, Ownership, Secret, SecretBytes, SecretPath, Stage, VALUE_BYTES_MAX, Version};
 
 /// One change, made whole or not at all.
 pub enum Change {
@@ -114,4 +116,30 @@ impl Change {
         }
         self
     }
+}
+
+/// The names and lengths of the fields that are put, and the names by themselves.
+pub(super) type Given<'a> = (Vec<(FieldName, u64)>, BTreeSet<&'a FieldName>);
+
+/// Checks what is put as far as it says so itself: where it goes, names given twice, values too large.
+pub(super) fn check_put(given: &[(FieldName, SecretBytes)], stage: Stage) -> Result<Given<'_>, StoreFault> {
+    if stage == Stage::Previous {
+        return Err(StoreFault::Invalid("a version is put as current or next: previous is what was".into()));
+    }
+    let mut lengths = Vec::with_capacity(given.len());
+    let mut names = BTreeSet::new();
+    for (name, value) in given {
+        if !names.insert(name) {
+            return Err(StoreFault::Invalid(format!("field {name} is given twice: give it once")));
+        }
+        if value.len() > VALUE_BYTES_MAX {
+            return Err(StoreFault::TooLarge {
+                what: "the value",
+                limit: "1 MiB (1048576 bytes)",
+                remedy: "store it in several fields, or store a key to it",
+            });
+        }
+        lengths.push((name.clone(), value.len() as u64));
+    }
+    Ok((lengths, names))
 }

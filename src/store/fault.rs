@@ -1,5 +1,7 @@
 //! Why a store did not do what it was asked.
 
+use std::sync::Arc;
+
 use crate::model::{FieldName, SecretPath, Version};
 
 /// A store's refusal or failure. The text is for operators; it never holds a value.
@@ -26,6 +28,17 @@ pub enum StoreFault {
     /// The version is revoked.
     #[error("version {1} of {0} is revoked")]
     Revoked(SecretPath, Version),
+    /// The store keeps one value alone, and holds another one by now.
+    #[error("version {1} of {0} was replaced")]
+    Replaced(SecretPath, Version),
+    /// What the store's own server said, and its name for the request.
+    #[error("{fault} (request {request_id})")]
+    Answered {
+        /// What it said.
+        fault: Box<StoreFault>,
+        /// Its id of the request.
+        request_id: Arc<str>,
+    },
     /// A value or a set of fields is larger than the limit.
     #[error("{what} is larger than {limit}: {remedy}")]
     TooLarge {
@@ -78,4 +91,24 @@ pub enum StoreFault {
     /// The file or disk failed.
     #[error("{0}")]
     Io(String),
+}
+
+impl StoreFault {
+    /// The fault itself, without the request that it was the answer to.
+    #[must_use]
+    pub fn bare(&self) -> &Self {
+        match self {
+            Self::Answered { fault, .. } => fault.bare(),
+            fault => fault,
+        }
+    }
+
+    /// The server's id of the request that this was the answer to.
+    #[must_use]
+    pub fn request_id(&self) -> Option<&str> {
+        match self {
+            Self::Answered { request_id, .. } => Some(request_id),
+            _ => None,
+        }
+    }
 }

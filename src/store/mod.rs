@@ -5,6 +5,10 @@ mod change;
 mod fault;
 mod faulty;
 mod local;
+mod readable;
+mod remote;
+mod sealed;
+mod source;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -16,8 +20,14 @@ use crate::model::{FieldName, FieldNode, Secret, SecretBytes, SecretPath, Versio
 pub use change::{Change, Changed};
 pub use fault::StoreFault;
 pub use faulty::{Fault, Faulty};
-pub use local::{
-    Backup, Checked, Clock, Envelope, FIELDS_MAX, Key, KeySource, Local, LocalOptions, Restored,
+pub use local::{Backup, Checked, Clock, FIELDS_MAX, Local, LocalOptions, Restored};
+pub use remote::{
+    Age, AtHand, CacheFile, Clocks, Grace, Remote, RemoteOptions, Saying, UnreadableMemory, at_hand,
+    given_in_spite,
+};
+pub use sealed::{Envelope, Key, KeySource};
+pub use source::{
+    Answer, Child, DescribedVersion, Description, LoginState, LoginStatus, Made, Source, SourceFault, Values,
 };
 
 /// Whose account on a store is used. The embedded store has one; a remote one may answer each login differently.
@@ -53,7 +63,7 @@ pub enum StoreState {
 }
 
 /// A field of one version, to be fetched. Only what policy permitted is ever asked for.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
     /// The secret, by its path in the store.
     pub secret: SecretPath,
@@ -70,7 +80,7 @@ pub struct Fetched {
     /// How long ago its store vouched for it; zero where it did so now.
     pub stale_for: Duration,
     /// The store's own name for the request, for the record.
-    pub request_id: Option<String>,
+    pub request_id: Option<Arc<str>>,
 }
 
 /// A boxed future, as every trait with asynchronous methods behind `dyn` needs.
@@ -97,7 +107,8 @@ pub trait Store: Send + Sync {
     /// of their paths, until it returns false. `visit` must not call the store.
     fn visit_known(&self, login: &Login, prefix: &str, visit: &mut dyn FnMut(&Arc<Secret>) -> bool);
 
-    /// For how long the values at a path have not been vouched for by their source; zero while they are fresh.
+    /// For how long the values at a path have not been vouched for by their source while it gives no answer; zero while
+    /// they are fresh, or would be if they were read.
     fn stale_for(&self, login: &Login, path: &SecretPath) -> Duration;
 
     /// What a node stands for, also after a restart. `None`: never handed out, or destroyed.
@@ -109,6 +120,42 @@ pub trait Store: Send + Sync {
         login: &'a Login,
         path: &'a SecretPath,
     ) -> Pending<'a, Result<Option<Arc<Secret>>, StoreFault>>;
+
+    /// Whether all there is is known, so that what is not known does not exist. The embedded store knows all.
+    fn knows_all(&self) -> bool {
+        true
+    }
+
+    /// Whether an identity without a login of its own is refused.
+    fn needs_own_login(&self) -> bool {
+        false
+    }
+
+    /// Asks the store for the names directly in a folder (`""`: at the top), so that they are known.
+    fn look_into<'a>(&'a self, _login: &'a Login, _folder: &'a str) -> Pending<'a, Result<(), StoreFault>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Asks the store again about one secret, or about all that is known and whatever else there is; the answer is newer
+    /// than this call. Returns how many secrets are known of those.
+    fn refresh<'a>(
+        &'a self,
+        login: &'a Login,
+        path: Option<&'a SecretPath>,
+    ) -> Pending<'a, Result<usize, StoreFault>> {
+        let count = path.map_or_else(
+            || {
+                let mut count = 0;
+                self.visit_known(login, "", &mut |_| {
+                    count += 1;
+                    true
+                });
+                count
+            },
+            |path| usize::from(self.known(login, path).is_some()),
+        );
+        Box::pin(std::future::ready(Ok(count)))
+    }
 
     /// One value, where it can be had without waiting for a disk or a network. `None`: only [`Self::fetch`] can tell.
     fn fetch_at_hand(&self, login: &Login, wanted: &Wanted) -> Option<Result<Fetched, StoreFault>>;

@@ -7,7 +7,7 @@ use credfs::store::{Change, Fault, Faulty, Login, Store, StoreFault, StoreState,
 
 use super::bench::{Directory, Hand, change, field, fresh, get, path, put, put_change, run, version};
 
-fn all(make: &dyn Fn(&Directory, &Hand) -> Arc<dyn Store>) {
+pub(crate) fn all(make: &dyn Fn(&Directory, &Hand) -> Arc<dyn Store>) {
     let cases: [fn(&dyn Store, &Hand); 9] = [
         versions_and_stages_move,
         fields_are_carried_over,

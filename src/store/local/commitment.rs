@@ -31,8 +31,9 @@
 //! What it cannot tell, as no code within the database can: a secret put back as a whole, with its row and all rows of
 //! its versions, to what it was once.
 
-use super::seal::{CODE_BYTES, Code, Keys, fill_random};
+use super::seal::{CODE_BYTES, Code, Keys};
 use crate::store::StoreFault;
+use crate::store::sealed::fill_random;
 
 const NONCE_BYTES: usize = 24;
 /// Length of a commitment, in bytes.
@@ -100,8 +101,8 @@ fn negative(of: Number) -> Number {
 
 #[cfg(test)]
 mod tests {
-    use super::super::key::Key;
     use super::*;
+    use crate::store::sealed::Key;
 
     fn keys() -> Keys {
         Keys::create(Key::generate().unwrap()).unwrap().0

@@ -15,10 +15,10 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, params};
 
-use super::files;
 use super::record::Counters;
 use super::seal::{CODE_BYTES, Header, Keys, StoreId, same_code};
 use crate::store::StoreFault;
+use crate::store::sealed::files;
 
 /// `application_id` of our databases: "crfs".
 const APPLICATION: i32 = 0x6372_6673;

@@ -9,10 +9,7 @@ mod commitment;
 #[cfg(test)]
 mod cost_tests;
 mod database;
-mod envelope;
-mod files;
 mod format_1;
-mod key;
 mod record;
 mod retirement;
 mod rows;
@@ -34,11 +31,11 @@ use catalog::Catalog;
 use rows::SealedValue;
 use seal::Keys;
 
+use super::readable::readable;
+use super::sealed::{KeySource, files};
 use super::{Change, Changed, Fetched, Login, Pending, Store, StoreFault, StoreState, Wanted, Watcher};
 use crate::model::{FieldNode, Secret, SecretBytes, SecretPath, UnixTime};
 
-pub use envelope::Envelope;
-pub use key::{Key, KeySource};
 pub use upkeep::{Backup, Checked, Restored};
 
 /// The most fields that one version has.
@@ -130,7 +127,7 @@ impl Inner {
         if secret.deleted {
             return Err(StoreFault::SecretDeleted(wanted.secret.clone()));
         }
-        let version = semantics::readable(secret, wanted.version)?;
+        let version = readable(secret, wanted.version)?;
         let field = version.field(&wanted.field).ok_or_else(|| {
             StoreFault::NoField(wanted.secret.clone(), wanted.version, wanted.field.clone())
         })?;

@@ -9,8 +9,7 @@
 //!  └─ seals  data key        version.key        sealed(32 random bytes, bound("data-key", path, number))
 //!             └─ seals value value.sealed       sealed(value, bound("value", path, number, field))
 //!
-//! sealed(plain, ad) = nonce (24 random bytes) | ciphertext (as long as plain) | tag (16 bytes)
-//!                     XChaCha20-Poly1305, draft-irtf-cfrg-xchacha-03
+//! sealed(plain, ad): see `store::sealed`
 //! bound(purpose, parts…) = each of: "credfs local store 1", purpose, store id (16 bytes), parts…
 //!                          as length (u32, little endian) | bytes          number = u32, little endian
 //! code = HMAC-SHA256(key, bound(purpose, parts…))
@@ -21,23 +20,17 @@
 //!        purpose "counters": record
 //! ```
 
-use chacha20poly1305::aead::inout::InOutBuf;
-use chacha20poly1305::{AeadInOut, KeyInit, Tag, XChaCha20Poly1305, XNonce};
-use hmac::{Hmac, Mac};
+use hmac::{Hmac, KeyInit as _, Mac};
 use sha2::Sha256;
 
-use super::key::{KEY_BYTES, Key};
 use crate::model::{FieldName, SecretBytes, SecretPath, Version};
 use crate::store::StoreFault;
+use crate::store::sealed::{KEY_BYTES, Key, fill_random, open, seal};
 use crate::sys::memory::LockedBytes;
 
 const DOMAIN: &[u8] = b"credfs local store 1";
-const NONCE_BYTES: usize = 24;
-const TAG_BYTES: usize = 16;
 /// Length of a code, in bytes.
 pub(super) const CODE_BYTES: usize = 32;
-/// What sealing adds, in bytes.
-pub(super) const SEAL_BYTES: usize = NONCE_BYTES + TAG_BYTES;
 const CHECK: &[u8] = b"credfs";
 
 /// Proof of one row.
@@ -213,12 +206,6 @@ pub(super) fn same_code(stored: &[u8], computed: &Code) -> bool {
     stored.len() == CODE_BYTES && stored.iter().zip(computed).fold(0, |all, (a, b)| all | (a ^ b)) == 0
 }
 
-/// Fills `bytes` with random ones from the kernel.
-pub(super) fn fill_random(bytes: &mut [u8]) -> Result<(), StoreFault> {
-    getrandom::fill(bytes)
-        .map_err(|error| StoreFault::Io(format!("the kernel gives no random bytes: {error}")))
-}
-
 fn derived(metadata: &Key, info: &[u8]) -> Result<Hmac<Sha256>, StoreFault> {
     let mut derived = LockedBytes::zeroed(KEY_BYTES);
     hkdf::Hkdf::<Sha256>::new(None, metadata.expose())
@@ -238,41 +225,10 @@ fn bound(store: &StoreId, purpose: &str, parts: &[&[u8]]) -> Vec<u8> {
     out
 }
 
-fn cipher_of(key: &Key) -> XChaCha20Poly1305 {
-    XChaCha20Poly1305::new(&key.array().into())
-}
-
-pub(super) fn seal(key: &Key, binding: &[u8], plain: &[u8]) -> Result<Vec<u8>, StoreFault> {
-    let mut out = vec![0; NONCE_BYTES + plain.len() + TAG_BYTES];
-    let (nonce, rest) = out.split_at_mut(NONCE_BYTES);
-    let (body, tag_out) = rest.split_at_mut(plain.len());
-    fill_random(nonce)?;
-    let failed = |_| StoreFault::Io("a value could not be sealed".into());
-    let nonce =
-        XNonce::try_from(&*nonce).map_err(|_| StoreFault::Io("a value could not be sealed".into()))?;
-    // From the caller's locked memory straight to ciphertext: no copy in ordinary memory.
-    let buffer =
-        InOutBuf::new(plain, body).map_err(|_| StoreFault::Io("a value could not be sealed".into()))?;
-    let tag = cipher_of(key).encrypt_inout_detached(&nonce, binding, buffer).map_err(failed)?;
-    tag_out.copy_from_slice(&tag);
-    Ok(out)
-}
-
-pub(super) fn open(key: &Key, binding: &[u8], sealed: &[u8]) -> Option<SecretBytes> {
-    let body_bytes = sealed.len().checked_sub(SEAL_BYTES)?;
-    let nonce = XNonce::try_from(&sealed[..NONCE_BYTES]).ok()?;
-    let body = &sealed[NONCE_BYTES..NONCE_BYTES + body_bytes];
-    let tag = Tag::try_from(&sealed[NONCE_BYTES + body_bytes..]).ok()?;
-    SecretBytes::filled_by(body_bytes, |out| {
-        let buffer = InOutBuf::new(body, out).map_err(|_| ())?;
-        cipher_of(key).decrypt_inout_detached(&nonce, binding, buffer, &tag).map_err(|_| ())
-    })
-    .ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::sealed::SEAL_BYTES;
 
     #[test]
     fn a_sealed_value_opens_only_where_it_was_bound_to() {

@@ -6,8 +6,10 @@ use super::FIELDS_MAX;
 use super::record::Held;
 use crate::model::{
     FieldInfo, FieldName, FieldNode, Ownership, Secret, SecretPath, Stage, StageSet, State, UnixTime,
-    VALUE_BYTES_MAX, Version, VersionInfo,
+    Version, VersionInfo,
 };
+use crate::store::change::check_put;
+use crate::store::readable::readable;
 use crate::store::{Change, StoreFault};
 
 /// What the semantics need from around them.
@@ -120,24 +122,7 @@ fn put(
     if held.secret.deleted {
         return Err(StoreFault::SecretDeleted(path));
     }
-    if stage == Stage::Previous {
-        return Err(StoreFault::Invalid("a version is put as current or next: previous is what was".into()));
-    }
-    let mut lengths = Vec::with_capacity(given.len());
-    let mut names = BTreeSet::new();
-    for (name, value) in given {
-        if !names.insert(name) {
-            return Err(StoreFault::Invalid(format!("field {name} is given twice: give it once")));
-        }
-        if value.len() > VALUE_BYTES_MAX {
-            return Err(StoreFault::TooLarge {
-                what: "the value",
-                limit: "1 MiB (1048576 bytes)",
-                remedy: "store it in several fields, or store a key to it",
-            });
-        }
-        lengths.push((name.clone(), value.len() as u64));
-    }
+    let (mut lengths, names) = check_put(given, stage)?;
     let base = held.secret.at(stage).or(held.secret.current).filter(|_| !only);
     let carried = carried_from(&held.secret, base, &names)?;
     let carried_names = carried.iter().map(|(name, _)| name.clone()).collect();
@@ -370,18 +355,6 @@ fn live(held: &Held) -> Result<&Secret, StoreFault> {
         return Err(StoreFault::SecretDeleted(held.secret.path.clone()));
     }
     Ok(&held.secret)
-}
-
-/// Why a version may not be read, if it may not.
-pub(super) fn readable(secret: &Secret, number: Version) -> Result<&VersionInfo, StoreFault> {
-    let path = || secret.path.clone();
-    let version = secret.version(number).ok_or_else(|| StoreFault::NoVersion(path(), number))?;
-    match version.state {
-        State::Active => Ok(version),
-        State::Revoked => Err(StoreFault::Revoked(path(), number)),
-        State::Deleted => Err(StoreFault::Deleted(path(), number)),
-        State::Destroyed => Err(StoreFault::Destroyed(path(), number)),
-    }
 }
 
 fn version_mut(secret: &mut Secret, number: Version) -> Result<&mut VersionInfo, StoreFault> {

@@ -10,11 +10,11 @@ use parking_lot::{Mutex, RwLock};
 use rusqlite::TransactionBehavior;
 
 use super::cache::ValueCache;
-use super::files::{self, Lock};
-use super::key::{Key, KeySource};
 use super::seal::{Header, HeaderFault, Keys};
 use super::{Inner, Local, LocalOptions, database, format_1, rows};
 use crate::model::State;
+use crate::store::sealed::files::{self, Lock};
+use crate::store::sealed::{Key, KeySource};
 use crate::store::{StoreFault, Wanted};
 
 /// How long a connection of ours waits for another one, for example a person with `sqlite3`.

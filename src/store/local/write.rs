@@ -8,13 +8,13 @@ use parking_lot::MutexGuard;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::commitment::VersionSum;
-use super::key::Key;
 use super::record::Held;
 use super::rows::{self, Summed};
 use super::seal::Keys;
 use super::semantics::{Around, Done, apply, retire};
 use super::{Inner, Located, database, unseal};
 use crate::model::{FieldName, FieldNode, Secret, SecretBytes, SecretPath, State, Version, VersionInfo};
+use crate::store::sealed::Key;
 use crate::store::{Change, Changed, StoreFault, Wanted};
 
 /// How many secrets have versions erased in one transaction.

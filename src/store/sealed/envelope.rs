@@ -3,8 +3,7 @@
 
 use std::path::Path;
 
-use super::key::{Key, KeySource};
-use super::seal;
+use super::{Key, KeySource};
 use crate::store::StoreFault;
 
 /// Bound into what is sealed: nothing else under this key opens as it.
@@ -35,12 +34,12 @@ impl Envelope {
     /// # Errors
     /// Where the kernel gives no random bytes.
     pub fn seal(&self, plain: &[u8]) -> Result<Vec<u8>, StoreFault> {
-        seal::seal(&self.0, BINDING, plain)
+        super::seal(&self.0, BINDING, plain)
     }
 
     /// Opens, and has `read` read it; `None` where it is damaged or was sealed under another key.
     pub fn open<T>(&self, sealed: &[u8], read: impl FnOnce(&[u8]) -> T) -> Option<T> {
-        seal::open(&self.0, BINDING, sealed).map(|plain| read(plain.expose()))
+        super::open(&self.0, BINDING, sealed).map(|plain| read(plain.expose()))
     }
 }
 

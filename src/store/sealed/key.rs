@@ -13,13 +13,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use super::files;
-use super::seal::fill_random;
+use super::{files, fill_random};
 use crate::store::StoreFault;
 use crate::sys::memory::LockedBytes;
 
 /// Length of every key, in bytes.
-pub(super) const KEY_BYTES: usize = 32;
+pub(in crate::store) const KEY_BYTES: usize = 32;
 const PREFIX: &str = "credfs-key-1:";
 const LINE_BYTES: usize = PREFIX.len() + 44;
 
@@ -77,23 +76,23 @@ impl Key {
         files::sync_directory(path)
     }
 
-    pub(super) fn of_slice(bytes: &[u8]) -> Self {
+    pub(in crate::store) fn of_slice(bytes: &[u8]) -> Self {
         let mut held = LockedBytes::zeroed(KEY_BYTES);
         held.as_mut_slice().copy_from_slice(bytes);
         Self(held)
     }
 
-    pub(super) fn expose(&self) -> &[u8] {
+    pub(in crate::store) fn expose(&self) -> &[u8] {
         self.0.as_slice()
     }
 
-    pub(super) fn array(&self) -> [u8; KEY_BYTES] {
+    pub(in crate::store) fn array(&self) -> [u8; KEY_BYTES] {
         let mut out = [0; KEY_BYTES];
         out.copy_from_slice(self.expose());
         out
     }
 
-    pub(super) fn duplicate(&self) -> Self {
+    pub(in crate::store) fn duplicate(&self) -> Self {
         Self::of_slice(self.expose())
     }
 }
@@ -112,14 +111,14 @@ impl KeySource {
     }
 
     /// The file that `rekey` writes beside the key file before it replaces it.
-    pub(super) fn successor(&self) -> Option<Self> {
+    pub(in crate::store) fn successor(&self) -> Option<Self> {
         match self {
             Self::File(path) => Some(Self::File(files::beside(path, ".new"))),
             _ => None,
         }
     }
 
-    pub(super) fn describe(&self) -> String {
+    pub(in crate::store) fn describe(&self) -> String {
         match self {
             Self::File(path) | Self::Credential(path) => path.display().to_string(),
             Self::Raw(_) => "the given key".into(),

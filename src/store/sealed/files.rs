@@ -13,7 +13,7 @@ use crate::sys::lock;
 const LOCK_RETRY: Duration = Duration::from_millis(5);
 
 /// A fault that names the file.
-pub(super) fn fault(path: &Path, what: &str, error: &io::Error) -> StoreFault {
+pub(in crate::store) fn fault(path: &Path, what: &str, error: &io::Error) -> StoreFault {
     if error.kind() == io::ErrorKind::AlreadyExists {
         return StoreFault::Exists(format!("{} exists already and is not overwritten", path.display()));
     }
@@ -21,7 +21,7 @@ pub(super) fn fault(path: &Path, what: &str, error: &io::Error) -> StoreFault {
 }
 
 /// `path` with `suffix` behind its name.
-pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub(in crate::store) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
@@ -35,7 +35,7 @@ fn directory_of(path: &Path) -> &Path {
 }
 
 /// Makes a file that was not there: mode 0600, and its directory's owner where root makes it.
-pub(super) fn create_new(path: &Path) -> Result<File, StoreFault> {
+pub(in crate::store) fn create_new(path: &Path) -> Result<File, StoreFault> {
     let file = File::options()
         .read(true)
         .write(true)
@@ -61,7 +61,7 @@ fn take_directory_owner(file: &File, path: &Path) -> Result<(), StoreFault> {
 }
 
 /// Makes the names in the directory of `path` durable.
-pub(super) fn sync_directory(path: &Path) -> Result<(), StoreFault> {
+pub(in crate::store) fn sync_directory(path: &Path) -> Result<(), StoreFault> {
     let directory = directory_of(path);
     File::open(directory)
         .and_then(|opened| opened.sync_all())
@@ -69,7 +69,7 @@ pub(super) fn sync_directory(path: &Path) -> Result<(), StoreFault> {
 }
 
 /// Gives the finished file `made` the name `target`, unless there is one of that name.
-pub(super) fn publish(made: &Path, target: &Path) -> Result<(), StoreFault> {
+pub(in crate::store) fn publish(made: &Path, target: &Path) -> Result<(), StoreFault> {
     match fs::hard_link(made, target) {
         Ok(()) => remove_if_there(made)?,
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -85,7 +85,7 @@ pub(super) fn publish(made: &Path, target: &Path) -> Result<(), StoreFault> {
 }
 
 /// Removes a file; it is no fault if there is none.
-pub(super) fn remove_if_there(path: &Path) -> Result<(), StoreFault> {
+pub(in crate::store) fn remove_if_there(path: &Path) -> Result<(), StoreFault> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(fault(path, "cannot be removed", &error))
@@ -95,13 +95,13 @@ pub(super) fn remove_if_there(path: &Path) -> Result<(), StoreFault> {
 }
 
 /// The right to use a database, held by one process at a time: `flock` on `<database>.lock`.
-pub(super) struct Lock {
+pub(in crate::store) struct Lock {
     _file: File,
 }
 
 impl Lock {
     /// Takes it, waiting for at most `wait`.
-    pub(super) fn take(database: &Path, wait: Duration) -> Result<Self, StoreFault> {
+    pub(in crate::store) fn take(database: &Path, wait: Duration) -> Result<Self, StoreFault> {
         let path = beside(database, ".lock");
         let until = Instant::now() + wait;
         loop {
