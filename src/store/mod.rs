@@ -40,6 +40,18 @@ impl Login {
     pub fn of_identity(identity: &str) -> Self {
         Self(format!("identity:{identity}").into())
     }
+
+    /// Its name: `machine`, or `identity:NAME`.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for Login {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(&self.0)
+    }
 }
 
 /// How a store is, as far as it knows without asking anyone.
