@@ -4,8 +4,11 @@
 mod change;
 mod fault;
 mod faulty;
+mod http;
 mod local;
+mod semantics;
 mod source;
+mod vault;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -17,12 +20,14 @@ use crate::model::{FieldName, FieldNode, Secret, SecretBytes, SecretPath, Versio
 pub use change::{Change, Changed};
 pub use fault::StoreFault;
 pub use faulty::{Fault, Faulty};
+pub use http::{Address, AddressFault, ClientCertificate, HttpOptions};
 pub use local::{
     Backup, Checked, Clock, Envelope, FIELDS_MAX, Key, KeySource, Local, LocalOptions, Restored,
 };
 pub use source::{
     Answer, Child, DescribedVersion, Description, LoginState, LoginStatus, Made, Source, SourceFault, Values,
 };
+pub use vault::{LoginBy, LoginSetup, Vault, VaultOptions, Wrapped};
 
 /// Whose account on a store is used. The embedded store has one; a remote one may answer each login differently.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -17,7 +17,6 @@ mod record;
 mod retirement;
 mod rows;
 mod seal;
-mod semantics;
 mod upkeep;
 mod write;
 
@@ -130,7 +129,7 @@ impl Inner {
         if secret.deleted {
             return Err(StoreFault::SecretDeleted(wanted.secret.clone()));
         }
-        let version = semantics::readable(secret, wanted.version)?;
+        let version = crate::store::semantics::readable(secret, wanted.version)?;
         let field = version.field(&wanted.field).ok_or_else(|| {
             StoreFault::NoField(wanted.secret.clone(), wanted.version, wanted.field.clone())
         })?;
