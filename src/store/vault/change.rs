@@ -22,6 +22,9 @@ use crate::store::{Answer, Change, Login, Made, SourceFault, StoreFault};
 /// For how long a version may be on its way to the server after it was said to be staged.
 const STAGING_MAX: Duration = Duration::from_secs(60);
 
+/// How many versions the engine keeps where nobody says.
+const KEPT_USUALLY: u32 = 10;
+
 /// Everything one change is worked out from.
 struct Work<'a> {
     login: &'a Login,
@@ -50,6 +53,7 @@ impl Vault {
         let metadata = metadata.unwrap_or_else(|| Metadata {
             newest: 0,
             revision: None,
+            kept_max: 0,
             updated: now,
             versions: Vec::new(),
             custom: BTreeMap::new(),
@@ -100,7 +104,7 @@ impl Vault {
         let answered = self.ask_version(login, secret, number).await?;
         if !answered.is_done() {
             return Err(
-                answered.refusal(&format!("what version {number} of {secret} holds, to carry it over"), &[])
+                answered.refusal(&format!("what version {number} of {secret} holds, to carry it over"))
             );
         }
         let fields = told_fields(&answered)?;
@@ -131,7 +135,10 @@ impl Vault {
         let is_haunted =
             work.pins.stages.is_some_and(|pin| pin.upto.is_some_and(|upto| upto >= number.get()));
         let said_before = if stage == Stage::Next {
-            let until = Some(work.server_now.max(work.now).plus(STAGING_MAX));
+            self.check_room(work, number).await?;
+            // Written down in seconds.
+            let until = work.server_now.max(work.now).plus(STAGING_MAX).micros().div_euclid(1_000_000);
+            let until = Some(UnixTime::from_micros(until * 1_000_000));
             let mut pins = pins_for(&work.after, &planned, &work.pins, until, work.now);
             pins.fields.push((Some(number), names.clone()));
             Some(pins)
@@ -158,21 +165,17 @@ impl Vault {
         text.raw(&format!("{{\"options\":{{\"cas\":{}}},\"data\":", work.metadata.newest));
         let mut text = data_object(given, &kept, text);
         text.raw("}");
-        let secrets: Vec<&SecretBytes> = given.iter().map(|(_, value)| value).collect();
-        let mut call = Call::post(target(&[&self.options.mount, "data", work.path.as_str()]), text.finish());
-        call.secrets = &secrets;
+        let call = Call::post(target(&[&self.options.mount, "data", work.path.as_str()]), text.finish());
         let answered = self.ask_as(work.login, &call).await?;
         if !answered.is_done() {
             if let Some(pins) = said_before.filter(|_| answered.status() < 500) {
                 self.take_back(work, &pins).await;
             }
-            let is_lost = answered.status() == 400 && answered.said(&[]).contains("check-and-set");
+            let is_lost = answered.status() == 400 && answered.says("check-and-set");
             if is_lost {
                 return Err(answered.fault(lost_race(work.path)));
             }
-            return Err(
-                answered.refusal(&format!("version {number} of {} could not be stored", work.path), &secrets)
-            );
+            return Err(answered.refusal(&format!("version {number} of {} could not be stored", work.path)));
         }
         if stage == Stage::Current {
             self.say_fields(work, number, names).await;
@@ -182,6 +185,36 @@ impl Vault {
             .ok()
             .and_then(|(_, id)| id)
             .or(Some(answered.correlation_id)))
+    }
+
+    /// Refuses to stage what would make the engine forget the version that readers get: it keeps the newest, as many as it
+    /// is told to.
+    async fn check_room(&self, work: &Work<'_>, number: Version) -> Result<(), SourceFault> {
+        let Some(current) = work.after.secret.current else { return Ok(()) };
+        let needed = number.get() - current.get() + 1;
+        let told = self.kept_by_engine(work.login).await.unwrap_or(0);
+        let said = work.metadata.kept_max.max(told);
+        let kept = if said == 0 { KEPT_USUALLY } else { said };
+        if needed <= kept {
+            return Ok(());
+        }
+        let (path, mount) = (work.path, &self.options.mount);
+        let text = format!(
+            "storing version {number} of {path} would make the server forget version {current}, which is current: it keeps \
+             {kept} versions. Promote one that is staged, or: bao kv metadata put -mount={mount} -max-versions={needed} {path}"
+        );
+        Err(StoreFault::Invalid(text).into())
+    }
+
+    /// How many versions the engine keeps of every secret, where it says.
+    async fn kept_by_engine(&self, login: &Login) -> Option<u32> {
+        #[derive(serde::Deserialize)]
+        struct Told {
+            #[serde(default)]
+            max_versions: u32,
+        }
+        let answered = self.ask_as(login, &Call::get(target(&[&self.options.mount, "config"]))).await.ok()?;
+        answered.data::<Told>().ok().map(|(told, _)| told.max_versions)
     }
 
     /// Notes the names of the fields of a version, so that they can be listed before it is fetched. Only a help: the
@@ -268,7 +301,7 @@ impl Vault {
         let call = Call::post(target(&[&self.options.mount, what, work.path.as_str()]), text.finish());
         let answered = self.ask_as(work.login, &call).await?;
         if !answered.is_done() {
-            return Err(answered.refusal(&format!("{what} of {}", work.path), &[]));
+            return Err(answered.refusal(&format!("{what} of {}", work.path)));
         }
         Ok(Some(answered.correlation_id))
     }
@@ -335,14 +368,14 @@ impl Vault {
         match answered.status() {
             _ if answered.is_done() => Ok(Some(answered.correlation_id)),
             404 => Err(answered.fault(lost_race(work.path))),
-            400 if answered.said(&[]).contains("check-and-set") => Err(answered.fault(lost_race(work.path))),
+            400 if answered.says("check-and-set") => Err(answered.fault(lost_race(work.path))),
             _ => {
                 let mount = &self.options.mount;
                 let about = format!(
                     "stages, owner and the like of {} could not be written (it takes create and patch on {mount}/metadata/{})",
                     work.path, work.path
                 );
-                Err(answered.refusal(&about, &[]))
+                Err(answered.refusal(&about))
             }
         }
     }

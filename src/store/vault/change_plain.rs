@@ -52,19 +52,17 @@ impl Vault {
         let mut kept = Fields(Vec::new());
         if let Some(before) = before.as_ref().filter(|before| before.status() != 404) {
             if !before.is_done() {
-                return Err(before.refusal(&format!("what {secret} holds, to carry it over"), &[]));
+                return Err(before.refusal(&format!("what {secret} holds, to carry it over")));
             }
             kept = before.data::<Fields<'_>>()?.0;
         }
         kept.0.retain(|(name, _)| !fields.iter().any(|(given, _)| given.as_str() == name));
         let body = data_object(fields, &kept, JsonText::new());
         let carried = names_of(&kept);
-        let secrets: Vec<&SecretBytes> = fields.iter().map(|(_, value)| value).collect();
-        let mut call = Call::post(target(&[&self.options.mount, secret.as_str()]), body.finish());
-        call.secrets = &secrets;
+        let call = Call::post(target(&[&self.options.mount, secret.as_str()]), body.finish());
         let answered = self.ask_as(login, &call).await?;
         if !answered.is_done() {
-            return Err(answered.refusal(&format!("{secret} could not be stored"), call.secrets));
+            return Err(answered.refusal(&format!("{secret} could not be stored")));
         }
         let content = Made { version: None, carried, description: Some(plain_description()) };
         Ok(Answer { content, request_id: Some(answered.correlation_id) })
@@ -78,7 +76,7 @@ impl Vault {
         let call = Call { method: Method::Delete, repeat: Repeat::Always, ..Call::get(target) };
         let answered = self.ask_as(login, &call).await?;
         if !answered.is_done() {
-            return Err(answered.refusal(&format!("{secret} could not be destroyed"), &[]));
+            return Err(answered.refusal(&format!("{secret} could not be destroyed")));
         }
         let content = Made { version: None, carried: Vec::new(), description: None };
         Ok(Answer { content, request_id: Some(answered.correlation_id) })

@@ -75,7 +75,7 @@ impl Vault {
         let call = Call::get(target(&["sys/internal/ui/mounts", mount]));
         let answered = self.ask_as(login, &call).await?;
         if !answered.is_done() {
-            return Err(answered.refusal(&format!("the mount \"{mount}\" could not be looked at"), &[]));
+            return Err(answered.refusal(&format!("the mount \"{mount}\" could not be looked at")));
         }
         let (told, _): (MountTold, _) = answered.data()?;
         let version = told.options.unwrap_or_default().version;
@@ -108,7 +108,7 @@ impl Vault {
                 let (metadata, id) = Metadata::read(&answered)?;
                 Ok((Some(metadata), answered, id))
             }
-            _ => Err(answered.refusal(&format!("the metadata of {path}"), &[])),
+            _ => Err(answered.refusal(&format!("the metadata of {path}"))),
         }
     }
 
@@ -143,7 +143,7 @@ impl Vault {
                 match answered.status() {
                     404 => (false, Some(id)),
                     _ if answered.is_done() => (true, Some(id)),
-                    _ => return Err(answered.refusal(&path.to_string(), &[])),
+                    _ => return Err(answered.refusal(&path.to_string())),
                 }
             }
             Err(fault) => return Err(fault),
@@ -188,7 +188,7 @@ impl Vault {
                 let (fields, request_id): (Fields<'_>, _) = answered.data()?;
                 Ok(Answer { content: values(&answered, None, fields)?, request_id })
             }
-            _ => Err(answered.refusal(&path.to_string(), &[])),
+            _ => Err(answered.refusal(&path.to_string())),
         }
     }
 
@@ -208,7 +208,7 @@ impl Vault {
             return Ok(Answer { content: Vec::new(), request_id: Some(answered.correlation_id) });
         }
         if !answered.is_done() {
-            return Err(answered.refusal(&format!("the names in \"{folder}\""), &[]));
+            return Err(answered.refusal(&format!("the names in \"{folder}\"")));
         }
         let (Names { keys }, request_id) = answered.data()?;
         let child = |key: String| match key.strip_suffix('/') {
@@ -238,7 +238,7 @@ pub(super) fn read_version(
         return Ok(Answer { content: values(answered, Some(version), fields)?, request_id });
     }
     if answered.status() != 404 {
-        return Err(answered.refusal(&format!("version {version} of {path}"), &[]));
+        return Err(answered.refusal(&format!("version {version} of {path}")));
     }
     // What is deleted or destroyed says so.
     let told = answered.data::<ReadTold<'_>>().ok().and_then(|(told, _)| told.metadata);

@@ -16,6 +16,8 @@ pub(super) struct Metadata {
     pub(super) newest: u32,
     /// The number of this very state of the metadata, where the engine counts them.
     pub(super) revision: Option<u64>,
+    /// How many versions are kept of this secret, where that is said.
+    pub(super) kept_max: u32,
     /// When anything last changed.
     pub(super) updated: UnixTime,
     /// The versions, ordered by number.
@@ -39,6 +41,8 @@ struct Told<'a> {
     current_version: u32,
     #[serde(default)]
     current_metadata_version: Option<u64>,
+    #[serde(default)]
+    max_versions: u32,
     #[serde(borrow, default)]
     updated_time: Cow<'a, str>,
     #[serde(borrow, default)]
@@ -75,6 +79,7 @@ impl Metadata {
         let metadata = Self {
             newest: told.current_version,
             revision: told.current_metadata_version,
+            kept_max: told.max_versions,
             updated: UnixTime::parse_rfc3339(&told.updated_time).unwrap_or_default(),
             versions,
             custom: told.custom_metadata.unwrap_or_default(),

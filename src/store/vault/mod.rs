@@ -136,7 +136,7 @@ impl Vault {
         })
     }
 
-    async fn ask_as(&self, login: &Login, call: &Call<'_>) -> Result<Answered, SourceFault> {
+    async fn ask_as(&self, login: &Login, call: &Call) -> Result<Answered, SourceFault> {
         self.account_of(login)?.ask(call).await
     }
 
@@ -231,7 +231,7 @@ impl Source for Vault {
             match answered.status() {
                 200..=299 | 429 | 472 | 473 => Ok(()),
                 503 => Err(answered.fault(StoreFault::Sealed("the server needs its unseal keys".to_owned()))),
-                _ => Err(answered.refusal("the server's health", &[])),
+                _ => Err(answered.refusal("the server's health")),
             }
         }))
     }

@@ -306,7 +306,14 @@ mod tests {
     }
 
     fn metadata(custom: BTreeMap<String, String>) -> Metadata {
-        Metadata { newest: 9, revision: None, updated: UnixTime::default(), versions: Vec::new(), custom }
+        Metadata {
+            newest: 9,
+            revision: None,
+            kept_max: 0,
+            updated: UnixTime::default(),
+            versions: Vec::new(),
+            custom,
+        }
     }
 
     fn written(pins: &Pins) -> Metadata {

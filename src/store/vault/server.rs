@@ -9,10 +9,47 @@ use crate::model::SecretBytes;
 use crate::store::http::{Ask, Http, HttpFault, Method, Repeat, Reply};
 use crate::store::{SourceFault, StoreFault};
 
-/// The most that is repeated of what a server said, in characters.
-const SAID_MAX: usize = 200;
-/// What was sent and is shorter is not looked for in what the server says.
-const TELLING_BYTES_MIN: usize = 4;
+/// What a server may say that is repeated to people. Nothing else of its words is: a server, or what poses as one, may
+/// repeat what it was sent or what it keeps.
+const KNOWN_WORDS: [&str; 37] = [
+    "permission denied",
+    "invalid token",
+    "missing client token",
+    "invalid role or secret ID",
+    "invalid role_id",
+    "invalid role ID",
+    "invalid secret id",
+    "invalid secret_id",
+    "failed to validate credentials",
+    "role could not be found",
+    "could not be found",
+    "invalid role name",
+    "token is expired",
+    "error validating token",
+    "error validating claims",
+    "invalid audience",
+    "invalid subject",
+    "claim is missing",
+    "error verifying token signature",
+    "failed to verify certificate",
+    "no certificates are present in the connection",
+    "invalid certificate or no client certificate supplied",
+    "failed to match all constraints for this login certificate",
+    "service account name not authorized",
+    "namespace not authorized",
+    "lookup failed",
+    "no handler for route",
+    "unsupported path",
+    "unsupported operation",
+    "preflight capability check returned 403",
+    "namespace not found",
+    "contains unprintable characters",
+    "longer than 512",
+    "cannot contain more than 64",
+    "rate limit quota exceeded",
+    "source address",
+    "local node not active but active cluster node not found",
+];
 
 /// The servers, and the namespace in which they are asked.
 pub(super) struct Server {
@@ -21,28 +58,19 @@ pub(super) struct Server {
 }
 
 /// What is asked.
-pub(super) struct Call<'a> {
+pub(super) struct Call {
     pub(super) method: Method,
     /// Path and query, encoded.
     pub(super) target: String,
     pub(super) body: Option<SecretBytes>,
     /// Whether the body says what changes instead of what shall be.
     pub(super) is_merge: bool,
-    /// What of the body is secret: never repeated.
-    pub(super) secrets: &'a [&'a SecretBytes],
     pub(super) repeat: Repeat,
 }
 
-impl Call<'_> {
+impl Call {
     pub(super) fn get(target: String) -> Self {
-        Self {
-            method: Method::Get,
-            target,
-            body: None,
-            is_merge: false,
-            secrets: &[],
-            repeat: Repeat::Always,
-        }
+        Self { method: Method::Get, target, body: None, is_merge: false, repeat: Repeat::Always }
     }
 
     pub(super) fn post(target: String, body: SecretBytes) -> Self {
@@ -62,7 +90,7 @@ impl Server {
     pub(super) async fn send(
         &self,
         token: Option<&SecretBytes>,
-        call: &Call<'_>,
+        call: &Call,
     ) -> Result<Answered, SourceFault> {
         let correlation_id = correlation_id();
         let mut headers = vec![
@@ -136,21 +164,9 @@ impl Answered {
         matches!(self.status(), 200..=299)
     }
 
-    /// What the server said went wrong, without control characters; empty where it said nothing, or repeated a secret.
-    pub(super) fn said(&self, secrets: &[&SecretBytes]) -> String {
-        let Ok(Errors { errors }) = self.reply.json::<Errors>() else { return String::new() };
-        let said = errors.join("; ");
-        let repeats = |secret: &&&SecretBytes| {
-            let secret = secret.expose();
-            let lines = secret.split(|byte| *byte == b'\n').filter(|line| line.len() >= TELLING_BYTES_MIN);
-            lines.into_iter().any(|line| memchr::memmem::find(said.as_bytes(), line).is_some())
-        };
-        if secrets.iter().any(|secret| repeats(&secret)) {
-            return String::new();
-        }
-        let words: Vec<&str> =
-            said.split(|c: char| c.is_control() || c == ' ').filter(|word| !word.is_empty()).collect();
-        words.join(" ").chars().take(SAID_MAX).collect()
+    /// Whether the server said this of what went wrong.
+    pub(super) fn says(&self, words: &str) -> bool {
+        self.reply.json::<Errors>().is_ok_and(|told| told.errors.iter().any(|said| said.contains(words)))
     }
 
     /// The data of an answer that was done, and the server's name for the request.
@@ -170,23 +186,22 @@ impl Answered {
     }
 
     /// Why it was not done, as the status says. `about` says what was to be done.
-    pub(super) fn refusal(&self, about: &str, secrets: &[&SecretBytes]) -> SourceFault {
-        let said = self.said(secrets);
-        let text = match said.as_str() {
-            "" => format!("{about}: status {}", self.status()),
-            said => format!("{about}: {said} (status {})", self.status()),
-        };
+    pub(super) fn refusal(&self, about: &str) -> SourceFault {
+        let mut text = format!("{about}: ");
+        for words in KNOWN_WORDS.iter().filter(|words| self.says(words)).take(1) {
+            text.push_str(words);
+            text.push(' ');
+        }
+        text.push_str(&format!("(status {})", self.status()));
         self.fault(match self.status() {
             401 | 403 => StoreFault::Refused(text),
             413 => too_large(),
-            400 | 404 | 405 | 415 | 422 if said.contains("too large") => too_large(),
+            400..=499 if self.says("too large") => too_large(),
             // A KV engine that was just made, or is being made one with versions.
-            400 if said.contains("Upgrading") => StoreFault::Away(text),
+            400 if self.says("Upgrading") => StoreFault::Away(text),
             400 | 404 | 405 | 409 | 415 | 422 => StoreFault::Invalid(text),
             501 => StoreFault::Sealed("the server is not initialised".to_owned()),
-            503 if said.contains("sealed") => {
-                StoreFault::Sealed("the server needs its unseal keys".to_owned())
-            }
+            503 if self.says("sealed") => StoreFault::Sealed("the server needs its unseal keys".to_owned()),
             _ => StoreFault::Away(text),
         })
     }

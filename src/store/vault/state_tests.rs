@@ -26,6 +26,7 @@ impl Engine {
         let metadata = Metadata {
             newest: 0,
             revision: None,
+            kept_max: 0,
             updated: UnixTime::default(),
             versions: Vec::new(),
             custom: BTreeMap::new(),

@@ -27,13 +27,13 @@ impl Account {
                 }
                 let mut body = JsonText::new();
                 body.raw("{\"role_id\":").string(role_id).raw(",\"secret_id\":").value(&secret_id).raw("}");
-                self.present(body, &[&secret_id]).await
+                self.present(body).await
             }
             LoginBy::Jwt { role, jwt_file } | LoginBy::Kubernetes { role, jwt_file } => {
                 let jwt = read_file(jwt_file, "jwt_file")?;
                 let mut body = JsonText::new();
                 body.raw("{\"role\":").string(role).raw(",\"jwt\":").value(&jwt).raw("}");
-                self.present(body, &[&jwt]).await
+                self.present(body).await
             }
             LoginBy::Cert { role, .. } => {
                 // The certificate may have been replaced since the last login.
@@ -43,40 +43,35 @@ impl Account {
                     Some(role) => body.raw("{\"name\":").string(role).raw("}"),
                     None => body.raw("{}"),
                 };
-                self.present(body, &[]).await
+                self.present(body).await
             }
             LoginBy::Token { token_file } => {
                 let token = read_file(token_file, "token_file")?;
                 let call = Call::get(target(&["auth/token/lookup-self"]));
                 let answered = self.auth_server.send(Some(&token), &call).await?;
                 if !answered.is_done() {
-                    return Err(refused(&answered, "the token in token_file", &[&token]));
+                    return Err(refused(&answered, "the token in token_file"));
                 }
                 Session::given(token, &answered)
             }
         }
     }
 
-    async fn present(&self, body: JsonText, secrets: &[&SecretBytes]) -> Result<Session, SourceFault> {
+    async fn present(&self, body: JsonText) -> Result<Session, SourceFault> {
         let mount = self.setup.mount();
-        let mut call = Call::post(target(&["auth", mount, "login"]), body.finish());
-        call.secrets = secrets;
+        let call = Call::post(target(&["auth", mount, "login"]), body.finish());
         let answered = self.auth_server.send(None, &call).await?;
         if !answered.is_done() {
             return Err(refused(
                 &answered,
                 &format!("the login by {} at auth/{mount}", self.setup.method.name()),
-                secrets,
             ));
         }
         Session::begun(&answered)
     }
 
     /// Sends a call under this login. Where the server knows the token no more, it is tried once more under a new one.
-    pub(in crate::store::vault) async fn ask(
-        self: &Arc<Self>,
-        call: &Call<'_>,
-    ) -> Result<Answered, SourceFault> {
+    pub(in crate::store::vault) async fn ask(self: &Arc<Self>, call: &Call) -> Result<Answered, SourceFault> {
         let session = self.session().await?;
         let answered = self.server.send(Some(token_of(&session)), call).await?;
         if answered.status() != 403 || !self.is_at_an_end(&session).await {
@@ -90,8 +85,8 @@ impl Account {
 }
 
 /// A login that failed: whatever is wrong with it, it is no login.
-fn refused(answered: &Answered, about: &str, secrets: &[&SecretBytes]) -> SourceFault {
-    let mut fault = answered.refusal(about, secrets);
+fn refused(answered: &Answered, about: &str) -> SourceFault {
+    let mut fault = answered.refusal(about);
     if matches!(answered.status(), 400..=428) {
         let (StoreFault::Invalid(text) | StoreFault::Refused(text)) = fault.fault else { return fault };
         fault.fault = StoreFault::Refused(text);

@@ -44,10 +44,8 @@ impl Account {
         body.raw("{\"token\":").value(&wrapping).raw("}");
         let mut call = Call::post(target(&["sys/wrapping/lookup"]), body.finish());
         call.repeat = Repeat::Always;
-        let secrets = [&wrapping];
-        call.secrets = &secrets;
         let answered = self.auth_server.send(None, &call).await?;
-        let (told, _): (WrapTold, _) = opened(&answered, &secrets)?.data()?;
+        let (told, _): (WrapTold, _) = opened(&answered)?.data()?;
         if !is_expected(&told.creation_path, wrapped, self.setup.mount()) {
             let text = "the wrapped secret id was not made where it should have been: somebody may have put another in \
                         its place. Deliver a new one, and find out who did";
@@ -57,7 +55,7 @@ impl Account {
         let mut call = Call::post(target(&["sys/wrapping/unwrap"]), JsonText::new().finish());
         call.body = None;
         let answered = self.auth_server.send(Some(&wrapping), &call).await?;
-        let (told, _): (SecretIdTold<'_>, _) = opened(&answered, &secrets)?.data()?;
+        let (told, _): (SecretIdTold<'_>, _) = opened(&answered)?.data()?;
         let secret_id = bytes_of(told.secret_id).map_err(|fault| answered.fault(store_fault(fault)))?;
         *self.unwrapped.lock() =
             Some(Unwrapped { wrapping: wrapping.shared(), secret_id: secret_id.shared() });
@@ -65,7 +63,7 @@ impl Account {
     }
 }
 
-fn opened<'a>(answered: &'a Answered, secrets: &[&SecretBytes]) -> Result<&'a Answered, SourceFault> {
+fn opened(answered: &Answered) -> Result<&Answered, SourceFault> {
     if answered.is_done() {
         return Ok(answered);
     }
@@ -75,7 +73,7 @@ fn opened<'a>(answered: &'a Answered, secrets: &[&SecretBytes]) -> Result<&'a An
         tracing::error!("{text}");
         return Err(answered.fault(StoreFault::Refused(text.to_owned())));
     }
-    Err(answered.refusal("the wrapped secret id", secrets))
+    Err(answered.refusal("the wrapped secret id"))
 }
 
 /// Whether a path makes secret ids of a role at this mount.
