@@ -39,7 +39,7 @@ fn fault(opened: &Opened) -> credfs::store::SourceFault {
 
 #[test]
 fn every_answer_that_is_none_has_its_fault_and_its_deadline() {
-    let Stage { between, opened, .. } = stage();
+    let Stage { bao: _bao, between, opened } = stage();
     let whole = |body: &str| Does::answer("200 OK", "Content-Type: application/json\r\n", body);
     let half = Does::Say(
         b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 400\r\n\r\n{\"errors\":[\"x".to_vec(),

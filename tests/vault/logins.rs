@@ -306,8 +306,7 @@ fn signed_token(directory: &Directory, key: &std::path::Path, subject: &str, cla
         base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes)
     };
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    let mut all =
-        json!({"sub": subject, "aud": "credfs", "iat": now, "nbf": now - 5, "exp": now + 300, "iss": "test"});
+    let mut all = json!({"sub": subject, "aud": ["credfs"], "iat": now, "nbf": now - 5, "exp": now + 300, "iss": "test"});
     all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
     let text =
         format!("{}.{}", encode(b"{\"alg\":\"RS256\",\"typ\":\"JWT\"}"), encode(all.to_string().as_bytes()));
@@ -369,7 +368,7 @@ fn a_service_account_logs_in_as_kubernetes_would_have_it() {
     cluster.decide(|line| {
         assert!(line.contains("tokenreviews"), "{line}");
         let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "status": {
-            "authenticated": true,
+            "authenticated": true, "audiences": ["credfs"],
             "user": {"username": "system:serviceaccount:shop:orders", "uid": "uid-1", "groups": ["system:serviceaccounts"]},
         }});
         Does::answer("201 Created", "Content-Type: application/json\r\n", &review.to_string())

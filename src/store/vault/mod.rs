@@ -98,6 +98,17 @@ impl Vault {
         }
     }
 
+    /// What stands at the mount, in words: asked under a login, which is made for it.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being used.
+    pub async fn engine(&self, login: &Login) -> Result<&'static str, SourceFault> {
+        Ok(match self.within(2, self.form(login)).await? {
+            Form::Plain => "a KV engine of version 1",
+            Form::Versioned => "a KV engine of version 2",
+        })
+    }
+
     fn account(&self, login: Login, setup: &LoginSetup) -> Arc<Account> {
         let namespace = setup.namespace.as_ref().or(self.options.namespace.as_ref());
         let own_certificate = match &setup.method {

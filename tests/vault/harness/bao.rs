@@ -74,13 +74,20 @@ impl Bao {
     pub(crate) fn configured(port: u16, secured: Option<&Secured<'_>>) -> Self {
         let directory = Directory::new();
         let storage = format!("storage \"file\" {{\n path = \"{}/data\"\n}}\n", directory.path().display());
-        let mut bao = Self::with_storage(directory, port, &storage, secured);
+        let mut bao = Self::with_storage(directory, (port, free_port()), &storage, secured);
         bao.initialise();
         bao
     }
 
-    fn with_storage(directory: Directory, port: u16, storage: &str, secured: Option<&Secured<'_>>) -> Self {
-        let mut listener = format!("listener \"tcp\" {{\n address = \"127.0.0.1:{port}\"\n");
+    fn with_storage(
+        directory: Directory,
+        (port, cluster_port): (u16, u16),
+        storage: &str,
+        secured: Option<&Secured<'_>>,
+    ) -> Self {
+        let mut listener = format!(
+            "listener \"tcp\" {{\n address = \"127.0.0.1:{port}\"\n cluster_address = \"127.0.0.1:{cluster_port}\"\n"
+        );
         match secured {
             None => listener.push_str(" tls_disable = true\n"),
             Some(Secured { certificates, shows }) => {
@@ -304,7 +311,7 @@ impl Cluster {
                  node_id = \"node-{at}\"\n performance_multiplier = 1\n{join}}}\n",
                 directory.path().display()
             );
-            let mut node = Bao::with_storage(directory, *port, &storage, None);
+            let mut node = Bao::with_storage(directory, (*port, *cluster_port), &storage, None);
             match nodes.first() {
                 None => node.initialise(),
                 Some(first) => {
@@ -320,13 +327,14 @@ impl Cluster {
             nodes.push(node);
         }
         let cluster = Self { nodes };
+        // Only one that votes can elect another leader.
+        let voters = || {
+            let (_, told) = cluster.nodes[0].ask("GET", "sys/storage/raft/configuration", None);
+            let servers = told["data"]["config"]["servers"].as_array().cloned().unwrap_or_default();
+            servers.iter().filter(|server| server["voter"] == json!(true)).count()
+        };
         let began = Instant::now();
-        while
-            cluster.nodes[0].ask("GET", "sys/storage/raft/configuration", None).1["data"]["config"]["servers"]
-                .as_array()
-                .map_or(0, Vec::len)
-                < 3
-        {
+        while voters() < 3 {
             assert!(began.elapsed() < PATIENCE, "the nodes did not join");
             std::thread::sleep(Duration::from_millis(100));
         }
