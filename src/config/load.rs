@@ -7,14 +7,27 @@ use std::time::Duration;
 
 use super::settings::{DEFAULT_CONTROL_SOCKET, DEFAULT_MOUNT_POINT, PRIVATE_CONTROL_SOCKET, is_default};
 use super::{
-    AuditSettings, Config, ControlSettings, Durability, KeySetting, LimitSettings, PolicySettings,
-    StoreSettings,
+    AuditSettings, Config, ControlSettings, Durability, KeySetting, LimitSettings, LocalSettings,
+    PolicySettings, StoreKind, StoreSettings, VaultSettings,
 };
 use crate::document::{Document, FILE_BYTES_MAX, Fault, Faults, Placed, Section};
 use crate::model::SecretPath;
 
 const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
 const LOG_BYTES: u64 = 1024 * 1024 * 1024;
+
+/// Keys that name one file, in whatever table.
+const FILES: [&str; 9] = [
+    "path",
+    "key_file",
+    "socket",
+    "ca_file",
+    "client_cert_file",
+    "client_key_file",
+    "secret_id_file",
+    "jwt_file",
+    "token_file",
+];
 
 impl Config {
     /// Loads the configuration. Paths in the result are absolute if `file` is.
@@ -127,7 +140,7 @@ fn read_stores(root: &Section<'_>) -> Vec<StoreSettings> {
                     "give each a prefix of its own",
                 );
             }
-            if other.path == store.path {
+            if other.local().is_some_and(|other| store.local().is_some_and(|own| own.path == other.path)) {
                 root.fault(
                     line,
                     format!("stores \"{}\" and \"{}\" have the same database", other.name, store.name),
@@ -155,25 +168,32 @@ fn read_store(name: Placed<&str>, section: &Section<'_>) -> Option<StoreSettings
         );
     }
     let kind = section.required_text("kind", "local")?;
-    if kind.value != "local" {
+    if !["local", "vault"].contains(&kind.value) {
         let message = match kind.value {
-            "vault" | "aws" | "etcd" => {
-                format!("kind \"{}\" is not in this build, which serves \"local\" only", kind.value)
+            "aws" | "etcd" => {
+                format!("kind \"{}\" is not in this build, which serves \"local\" and \"vault\"", kind.value)
             }
-            other => format!("{other:?} is not a kind of store; this build serves \"local\" only"),
+            other => format!("{other:?} is not a kind of store; this build serves \"local\" and \"vault\""),
         };
-        section.fault(kind.line, message, "write kind = \"local\", or remove this store");
+        section.fault(kind.line, message, "write kind = \"local\" or \"vault\", or remove this store");
         // Which keys another kind has is not known: they are no further faults.
         return None;
     }
     let prefix = read_prefix(section);
+    let kind = if kind.value == "vault" {
+        VaultSettings::read(section).map(|vault| StoreKind::Vault(Box::new(vault)))
+    } else {
+        read_local(section).map(StoreKind::Local)
+    };
+    section.report_unknown();
+    Some(StoreSettings { name: name.value.to_owned(), prefix: prefix?, kind: kind? })
+}
+
+fn read_local(section: &Section<'_>) -> Option<LocalSettings> {
     let path = section.required_text("path", "/var/lib/credfs/store.db").and_then(|_| section.path("path"));
     let key = read_key(section);
     let keep_versions = section.integer("keep_versions", 0..=1_000_000).map_or(0, |keep| keep.value);
-    section.report_unknown();
-    Some(StoreSettings {
-        name: name.value.to_owned(),
-        prefix: prefix?,
+    Some(LocalSettings {
         path: path?.value,
         key: key?,
         keep_versions: u32::try_from(keep_versions).unwrap_or(0),
@@ -348,6 +368,8 @@ fn refuse_paths_on_the_mount(root: &Section<'_>, mount_point: &Path) {
     }
     let sections = root.quietly(|root| {
         let mut all: Vec<_> = root.named_sections("stores").into_iter().map(|(_, section)| section).collect();
+        let logins: Vec<_> = all.iter().filter_map(|store| store.section("login")).collect();
+        all.extend(logins);
         all.extend(
             ["policy", "audit", "control"]
                 .into_iter()
@@ -357,7 +379,7 @@ fn refuse_paths_on_the_mount(root: &Section<'_>, mount_point: &Path) {
         all
     });
     for section in &sections {
-        for key in ["path", "key_file", "socket"] {
+        for key in FILES {
             check(section, key, false);
         }
         check(section, "paths", true);

@@ -7,15 +7,17 @@ mod limits;
 mod load;
 mod ownership;
 mod settings;
+mod vault;
 
 pub use initial::{InitialPaths, config_text, policy_text};
 pub use keeper::KeeperSettings;
 pub use limits::LimitSettings;
-pub use ownership::{Trusted, check_owner, check_ownership};
+pub use ownership::{Trusted, check_login_files, check_owner, check_ownership};
 pub use settings::{
-    AuditSettings, Config, ControlSettings, DEFAULT_CONFIG, Durability, KeySetting, PolicySettings,
-    StoreSettings,
+    AuditSettings, Config, ControlSettings, DEFAULT_CONFIG, Durability, KeySetting, LocalSettings,
+    PolicySettings, StoreKind, StoreSettings,
 };
+pub use vault::VaultSettings;
 
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use super::{Config, KeySetting};
+use super::{Config, KeySetting, LocalSettings, StoreKind};
 use crate::document::Fault;
 
 /// Most links that one path may lead through: as many as the kernel follows (path_resolution(7)).
@@ -33,15 +33,9 @@ pub fn check_ownership(config: &Config, uid: u32) -> Vec<Fault> {
         wanted.extend(policy_files_in(path).into_iter().map(|file| (file, Trusted::Unwritable)));
     }
     for store in &config.stores {
-        if let KeySetting::File(key) = &store.key {
-            wanted.push((key.clone(), Trusted::Private));
-        }
-        wanted.push((store.path.clone(), Trusted::Unwritable));
-        // SQLite's own files beside a database in WAL mode (sqlite.org/wal.html).
-        for suffix in ["-wal", "-shm"] {
-            let mut beside = OsString::from(&store.path);
-            beside.push(suffix);
-            wanted.push((PathBuf::from(beside), Trusted::Unwritable));
+        match &store.kind {
+            StoreKind::Local(local) => wanted.extend(files_of(local)),
+            StoreKind::Vault(vault) => wanted.extend(vault.files().into_iter().map(trusted)),
         }
     }
     wanted.push((config.audit.path.clone(), Trusted::Unwritable));
@@ -54,6 +48,31 @@ pub fn check_ownership(config: &Config, uid: u32) -> Vec<Fault> {
         }
     }
     faults
+}
+
+/// Checks files that logins read, as [`check_ownership`] does: each with whether it is a secret.
+#[must_use]
+pub fn check_login_files(files: impl IntoIterator<Item = (PathBuf, bool)>, uid: u32) -> Vec<Fault> {
+    files.into_iter().map(trusted).flat_map(|(path, trusted)| trusted.check(&path, uid)).collect()
+}
+
+fn trusted((file, is_secret): (PathBuf, bool)) -> (PathBuf, Trusted) {
+    (file, if is_secret { Trusted::Private } else { Trusted::Unwritable })
+}
+
+fn files_of(local: &LocalSettings) -> Vec<(PathBuf, Trusted)> {
+    let mut wanted = Vec::new();
+    if let KeySetting::File(key) = &local.key {
+        wanted.push((key.clone(), Trusted::Private));
+    }
+    wanted.push((local.path.clone(), Trusted::Unwritable));
+    // SQLite's own files beside a database in WAL mode (sqlite.org/wal.html).
+    for suffix in ["-wal", "-shm"] {
+        let mut beside = OsString::from(&local.path);
+        beside.push(suffix);
+        wanted.push((PathBuf::from(beside), Trusted::Unwritable));
+    }
+    wanted
 }
 
 /// Checks the configuration file alone, as [`check_ownership`] does.

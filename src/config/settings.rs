@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::LimitSettings;
+use super::{LimitSettings, VaultSettings};
 
 /// Where the configuration is looked for unless `--config` or `CREDFS_CONFIG` says otherwise.
 pub const DEFAULT_CONFIG: &str = "/etc/credfs/credfs.toml";
@@ -55,6 +55,22 @@ pub struct StoreSettings {
     pub name: String,
     /// Where in the tree it appears, without slashes at its ends; empty: at the top.
     pub prefix: String,
+    /// What is behind it.
+    pub kind: StoreKind,
+}
+
+/// What is behind a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreKind {
+    /// A database of our own.
+    Local(LocalSettings),
+    /// A KV engine at Vault or OpenBao servers.
+    Vault(Box<VaultSettings>),
+}
+
+/// An embedded store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalSettings {
     /// The database.
     pub path: PathBuf,
     /// Where the key comes from.
@@ -64,6 +80,24 @@ pub struct StoreSettings {
 }
 
 impl StoreSettings {
+    /// What there is of it on this machine, where it is embedded.
+    #[must_use]
+    pub fn local(&self) -> Option<&LocalSettings> {
+        match &self.kind {
+            StoreKind::Local(local) => Some(local),
+            StoreKind::Vault(_) => None,
+        }
+    }
+
+    /// How its servers are reached, where it is remote.
+    #[must_use]
+    pub fn vault(&self) -> Option<&VaultSettings> {
+        match &self.kind {
+            StoreKind::Vault(vault) => Some(vault),
+            StoreKind::Local(_) => None,
+        }
+    }
+
     /// Whether `path` lies at or below the store's prefix.
     #[must_use]
     pub fn serves(&self, path: &str) -> bool {

@@ -20,8 +20,8 @@ const STORE: &str = "[stores.main]\nkind = \"local\"\npath = \"store.db\"\nkey_f
 fn what_is_not_said_has_its_default() {
     let config = load(STORE).unwrap();
     assert_eq!(config.mount_point, Path::new("/run/credfs"));
-    assert_eq!(config.stores[0].path, Path::new("/etc/credfs/store.db"));
-    assert_eq!(config.stores[0].key, KeySetting::File("/etc/credfs/store.key".into()));
+    assert_eq!(config.stores[0].local().unwrap().path, Path::new("/etc/credfs/store.db"));
+    assert_eq!(config.stores[0].local().unwrap().key, KeySetting::File("/etc/credfs/store.key".into()));
     assert_eq!(config.policy.paths, [Path::new("/etc/credfs/policy.toml")]);
     assert_eq!(config.audit.path, Path::new("/var/log/credfs/audit.log"));
     assert_eq!(config.control.socket, Path::new("/run/credfs-control/control.sock"));
@@ -46,6 +46,80 @@ fn the_store_with_the_longest_prefix_serves() {
     assert_eq!(config.warnings().len(), 3);
 }
 
+const VAULT: &str = "[stores.central]\nkind = \"vault\"\nprefix = \"central\"\naddresses = [\"https://vault-1:8200\", \"https://vault-2:8200\"]\n";
+const LOGIN: &str =
+    "[stores.central.login]\nmethod = \"approle\"\nrole_id = \"r\"\nsecret_id_file = \"secret-id\"\n";
+
+#[test]
+fn a_vault_store_has_its_keys_and_their_defaults() {
+    use crate::policy::{LoginFile, LoginMethod};
+    let config = load(&format!("{VAULT}{LOGIN}")).unwrap();
+    let vault = config.stores[0].vault().unwrap();
+    assert_eq!(
+        vault.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["https://vault-1:8200", "https://vault-2:8200"]
+    );
+    assert_eq!((vault.mount.as_str(), &vault.namespace, &vault.ca_file), ("secret", &None, &None));
+    assert_eq!((vault.connect_deadline.as_secs(), vault.request_deadline.as_secs()), (1, 4));
+    let secret_id = LoginFile::Path("/etc/credfs/secret-id".into());
+    assert_eq!(
+        vault.login.method,
+        LoginMethod::AppRole { role_id: "r".into(), secret_id, is_wrapped: false, wrapped_at: None }
+    );
+    assert_eq!(vault.files(), [(PathBuf::from("/etc/credfs/secret-id"), true)]);
+    let every = format!(
+        "{VAULT}namespace = \"team\"\nmount = \"/a/b/\"\nca_file = \"ca\"\nclient_cert_file = \"c\"\nclient_key_file = \"k\"\n\
+         proxy = \"http://proxy:3128\"\nown_login_required = true\nconnect_deadline = \"500ms\"\nrequest_deadline = \"2s\"\n\
+         response_bytes_max = 1048576\n[stores.central.login]\nmethod = \"cert\"\nmount = \"/m/\"\nnamespace = \"\"\n"
+    );
+    let config = load(&every).unwrap();
+    let vault = config.stores[0].vault().unwrap();
+    assert_eq!((vault.mount.as_str(), vault.namespace.as_deref()), ("a/b", Some("team")));
+    assert_eq!(vault.client_cert, Some(("/etc/credfs/c".into(), "/etc/credfs/k".into())));
+    assert!(vault.own_login_required && vault.proxy.is_some());
+    assert_eq!((vault.login.mount.as_deref(), vault.login.namespace.as_deref()), (Some("m"), Some("")));
+}
+
+#[test]
+fn each_mistake_about_a_vault_store_is_a_fault_at_its_line() {
+    for (text, line, says) in [
+        ("[stores.v]\nkind = \"vault\"\n".to_owned() + &LOGIN.replace("central", "v"), 1, "\"addresses\""),
+        (VAULT.to_owned(), 1, "has no login"),
+        (format!("{}{LOGIN}", VAULT.replace("https://vault-2", "http://vault-2")), 4, "in clear"),
+        (format!("{}{LOGIN}", VAULT.replace("https://vault-2", "ftp://vault-2")), 4, "neither https"),
+        (format!("{}{LOGIN}", VAULT.replace("vault-2:8200", "vault-2:8200/v1")), 4, "more than a host"),
+        (format!("{}{LOGIN}", VAULT.replace("vault-2", "vault-1")), 4, "twice"),
+        (format!("{VAULT}mount = \"a//b\"\n{LOGIN}"), 5, "no path at a server"),
+        (format!("{VAULT}client_cert_file = \"c\"\n{LOGIN}"), 5, "without its key"),
+        (format!("{VAULT}client_key_file = \"c\"\n{LOGIN}"), 5, "without its certificate"),
+        (format!("{VAULT}connect_deadline = \"5s\"\n{LOGIN}"), 5, "longer than"),
+        (format!("{VAULT}adresses = []\n{LOGIN}"), 5, "not a known key"),
+        (format!("{VAULT}path = \"x\"\n{LOGIN}"), 5, "not a known key"),
+        (format!("{VAULT}{LOGIN}secret_id_credential = \"x\"\n"), 9, "both"),
+        (format!("{VAULT}{LOGIN}secret_id_wrapping_path = \"x\"\n"), 9, "not wrapped"),
+        (format!("{VAULT}{}", LOGIN.replace("approle", "magic")), 6, "cannot be"),
+        (
+            format!("mount_point = \"/run/credfs\"\n{VAULT}ca_file = \"/run/credfs/ca\"\n{LOGIN}"),
+            6,
+            "on the mount point",
+        ),
+        (
+            format!(
+                "mount_point = \"/run/credfs\"\n{VAULT}{}",
+                LOGIN.replace("\"secret-id\"", "\"/run/credfs/x\"")
+            ),
+            9,
+            "on the mount point",
+        ),
+    ] {
+        let faults = load(&text).unwrap_err();
+        let found = faults
+            .iter()
+            .any(|fault| fault.line == line && format!("{} {}", fault.message, fault.remedy).contains(says));
+        assert!(found, "{says}: {faults:?}\n{text}");
+    }
+}
+
 #[test]
 fn each_kind_of_mistake_is_a_fault_at_its_line() {
     let cases: Vec<(String, usize, &str)> = vec![
@@ -53,8 +127,8 @@ fn each_kind_of_mistake_is_a_fault_at_its_line() {
         (format!("mount_pint = \"/x\"\n{STORE}"), 1, "did you mean \"mount_point\"?"),
         (format!("mount_point = \"/\"\n{STORE}"), 1, "of its own"),
         (format!("mount_point = 5\n{STORE}"), 1, "not a string"),
-        ("[stores.v]\nkind = \"vault\"\naddresses = [\"x\"]\n".into(), 2, "\"local\" only"),
-        ("[stores.v]\nkind = \"redis\"\n".into(), 2, "\"local\" only"),
+        ("[stores.v]\nkind = \"etcd\"\nendpoints = [\"x\"]\n".into(), 2, "\"local\" and \"vault\""),
+        ("[stores.v]\nkind = \"redis\"\n".into(), 2, "\"local\" and \"vault\""),
         ("[stores.v]\npath = \"x\"\n".into(), 1, "\"kind\""),
         (format!("{STORE}key_credential = \"k\"\n"), 5, "keep one"),
         ("[stores.v]\nkind = \"local\"\npath = \"x\"\n".into(), 1, "has no key"),

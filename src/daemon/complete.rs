@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::audit::{Fingerprint, Log};
-use crate::config::{Config, KeySetting, StoreSettings};
+use crate::config::{Config, KeySetting, LocalSettings};
 use crate::control::{CommandFault, Kind};
 use crate::store::{Key, KeySource, Local};
 
@@ -29,7 +29,10 @@ pub fn complete(file: &Path, surroundings: &Surroundings) -> Result<Completed, C
     let config = check(file).map_err(|faults| CommandFault::invalid(&faults))?;
     let mut completed = Completed::default();
     for settings in &config.stores {
-        complete_store(&config, settings, surroundings, &mut completed)?;
+        // What a remote store needs on this machine is given by its administrators.
+        if let Some(local) = settings.local() {
+            complete_store(&config, &settings.name, local, surroundings, &mut completed)?;
+        }
     }
     for policy in config.policy.paths.iter().filter(|path| policy_is_missing(path)) {
         write_policy(policy, &config.file)?;
@@ -48,7 +51,8 @@ pub fn complete(file: &Path, surroundings: &Surroundings) -> Result<Completed, C
 
 fn complete_store(
     config: &Config,
-    settings: &StoreSettings,
+    name: &str,
+    settings: &LocalSettings,
     surroundings: &Surroundings,
     completed: &mut Completed,
 ) -> Result<(), CommandFault> {
@@ -73,7 +77,7 @@ fn complete_store(
         }
         // systemd hands it to the instance alone: without it this says what to do.
         KeySetting::Credential(_) => {
-            local_options(config, settings, surroundings, std::time::Duration::ZERO)
+            local_options(config, name, settings, surroundings, std::time::Duration::ZERO)
                 .map_err(OpenTrouble::into_fault)?
                 .key
         }

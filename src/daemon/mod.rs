@@ -13,6 +13,7 @@ mod rooms;
 mod sample;
 mod serve;
 mod socket;
+mod vault;
 
 pub use complete::{Completed, complete};
 pub use foreground::{Keeping, Mounting, keep, mount, with_instance};
@@ -22,6 +23,7 @@ pub use restore::restore;
 pub use rooms::{OpenTrouble, Rooms, check, load_policy, local_options, open};
 pub use sample::Sandbox;
 pub use serve::{Working, work};
+pub use vault::check_remote;
 
 use std::path::PathBuf;
 

@@ -25,15 +25,22 @@ pub fn restore(
     file: &Path,
     name: Option<&str>,
 ) -> Result<Restored, CommandFault> {
-    let settings = match (name, config.stores.as_slice()) {
+    let embedded: Vec<_> = config.stores.iter().filter(|store| store.local().is_some()).collect();
+    let settings = match (name, embedded.as_slice()) {
         (None, [only]) => only,
         (None, _) => {
             return Err(CommandFault::usage("there are several stores: say which with --store NAME"));
         }
-        (Some(name), stores) => stores.iter().find(|store| store.name == name).ok_or_else(|| {
+        (Some(name), _) => config.stores.iter().find(|store| store.name == name).ok_or_else(|| {
             CommandFault::not_found("there is no such store: the configuration names them as [stores.NAME]")
         })?,
     };
+    let local = settings.local().ok_or_else(|| {
+        CommandFault::usage(format!(
+            "the store \"{}\" is not on this machine: its server's administrators restore it",
+            settings.name
+        ))
+    })?;
     if !file.is_file() {
         return Err(CommandFault::not_found(format!("{} is not a file", file.display())));
     }
@@ -44,7 +51,7 @@ pub fn restore(
         other => other.into_fault(),
     };
     let (log, _) = Log::open(log_options(config, WAIT)).map_err(log_trouble).map_err(running)?;
-    let options = local_options(config, settings, surroundings, WAIT).map_err(running)?;
+    let options = local_options(config, &settings.name, local, surroundings, WAIT).map_err(running)?;
     if log.check().is_err() {
         return Err(CommandFault::new(Kind::Audit, "the audit log cannot be written, so nothing was done"));
     }

@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use crate::config::{Config, KeySetting};
+use crate::config::{Config, KeySetting, StoreSettings, VaultSettings};
 use crate::control::CommandFault;
 use crate::sys::harden;
 use crate::sys::privilege::{self, Capability};
@@ -27,11 +27,14 @@ pub(super) fn give_up(config: Option<&Config>) -> Result<(), CommandFault> {
 
 /// Whether everything that the instance reads and writes belongs to root, directories included.
 fn all_are_roots(config: &Config) -> bool {
-    let keys = config.stores.iter().filter_map(|store| match &store.key {
+    let locals = || config.stores.iter().filter_map(StoreSettings::local);
+    let keys = locals().filter_map(|store| match &store.key {
         KeySetting::File(path) => Some(path),
         KeySetting::Credential(_) => None,
     });
-    let files = config.stores.iter().map(|store| &store.path).chain(keys);
+    let vaults: Vec<_> =
+        config.stores.iter().filter_map(StoreSettings::vault).flat_map(VaultSettings::files).collect();
+    let files = locals().map(|store| &store.path).chain(keys).chain(vaults.iter().map(|(file, _)| file));
     let files =
         files.chain(&config.policy.paths).chain([&config.file, &config.audit.path, &config.control.socket]);
     let is_roots = |path: &Path| std::fs::metadata(path).map_or(true, |found| found.uid() == 0);

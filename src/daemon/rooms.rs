@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use crate::access::{Gate, Limits, Parts, Places};
 use crate::audit::{self, Log, OpenFault, Opened, RefusalLimits};
-use crate::config::{self, Config, Durability, KeySetting, StoreSettings};
+use crate::config::{self, Config, Durability, KeySetting, LocalSettings, StoreKind};
 use crate::control::{CommandFault, Kind, LocalStore};
 use crate::document::Fault;
 use crate::model::UnixTime;
 use crate::policy::{self, Loaded, Policy, SystemNames};
-use crate::store::{KeySource, Local, LocalOptions, Store, StoreFault};
+use crate::store::{KeySource, Local, LocalOptions, Store, StoreFault, Vault};
 use crate::sys::{harden, names};
 
 use super::Surroundings;
+use super::vault::vault_options;
 
 /// How much longer than `retire_after` a version keeps its bytes: who was let open it at the last moment fetches them.
 const OPENING_MAX: Duration = Duration::from_secs(1);
@@ -56,11 +57,15 @@ impl OpenTrouble {
 /// Every fault, each with its line or file.
 pub fn check(file: &std::path::Path) -> Result<Config, Vec<Fault>> {
     let config = Config::load(file)?;
+    let lax = config::check_ownership(&config, owning_uid(&config)?);
+    if lax.is_empty() { Ok(config) } else { Err(lax) }
+}
+
+/// Whom files may belong to, beside root.
+fn owning_uid(config: &Config) -> Result<u32, Vec<Fault>> {
     let own = harden::own_uid();
     // Root serves an instance of somebody else's on his behalf: his files are his.
-    let uid = if own == 0 { serving_uid(&config).map_err(|fault| vec![fault])? } else { own };
-    let lax = config::check_ownership(&config, uid);
-    if lax.is_empty() { Ok(config) } else { Err(lax) }
+    if own == 0 { serving_uid(config).map_err(|fault| vec![fault]) } else { Ok(own) }
 }
 
 /// Whom the instance's files belong to, beside root: the worker's user, else the owner of the configuration.
@@ -83,7 +88,13 @@ pub(super) fn serving_uid(config: &Config) -> Result<u32, Fault> {
 /// # Errors
 /// Every fault.
 pub fn load_policy(config: &Config) -> Result<Loaded, Vec<Fault>> {
-    Policy::load(&config.policy.paths, &policy_options(config), &SystemNames)
+    let loaded = Policy::load(&config.policy.paths, &policy_options(config), &SystemNames)?;
+    let vaults = config.stores.iter().filter(|store| store.vault().is_some());
+    let logins =
+        vaults.flat_map(|store| loaded.policy.logins_at(&store.name)).flat_map(|(_, login)| login.files());
+    let own = owning_uid(config)?;
+    let lax = config::check_login_files(logins, own);
+    if lax.is_empty() { Ok(loaded) } else { Err(lax) }
 }
 
 fn policy_options(config: &Config) -> policy::Options {
@@ -114,10 +125,18 @@ pub fn open(
     let mut locals = BTreeMap::new();
     let mut stores: Vec<(String, Arc<dyn Store>)> = Vec::new();
     for settings in &config.stores {
-        let options = local_options(config, settings, surroundings, wait)?;
-        let store = Arc::new(Local::open(options).map_err(|fault| store_trouble(fault, settings))?);
-        stores.push((settings.prefix.clone(), Arc::clone(&store) as Arc<dyn Store>));
-        locals.insert(settings.name.clone(), LocalStore { store, path: settings.path.clone() });
+        match &settings.kind {
+            StoreKind::Local(local) => {
+                let options = local_options(config, &settings.name, local, surroundings, wait)?;
+                let store = Arc::new(Local::open(options).map_err(|fault| store_trouble(fault, local))?);
+                stores.push((settings.prefix.clone(), Arc::clone(&store) as Arc<dyn Store>));
+                locals.insert(settings.name.clone(), LocalStore { store, path: local.path.clone() });
+            }
+            StoreKind::Vault(vault) => {
+                let options = vault_options(&settings.name, vault, &policy, surroundings)?;
+                stores.push((settings.prefix.clone(), remote(Vault::new(options))?));
+            }
+        }
     }
     let places = Places::new(stores)
         .map_err(|fault| OpenTrouble::Fault(CommandFault::new(Kind::Invalid, fault.to_string())))?;
@@ -132,6 +151,14 @@ pub fn open(
         clock: Box::new(|| UnixTime::from(std::time::SystemTime::now())),
     }));
     Ok(Rooms { gate, locals, opened })
+}
+
+/// The store in front of a remote engine.
+fn remote(source: Vault) -> Result<Arc<dyn Store>, OpenTrouble> {
+    // The cache that stands in front of it is built beside this, and put here when both are joined.
+    let text =
+        format!("the store \"{}\" cannot be served by this build yet", crate::store::Source::name(&source));
+    Err(OpenTrouble::Fault(CommandFault::new(Kind::Invalid, text)))
 }
 
 /// A number of the configuration as a size in memory.
@@ -169,7 +196,8 @@ pub(super) fn erase_after(config: &Config) -> Duration {
 /// Where its key is a credential and systemd gave none.
 pub fn local_options(
     config: &Config,
-    settings: &StoreSettings,
+    name: &str,
+    settings: &LocalSettings,
     surroundings: &Surroundings,
     wait: Duration,
 ) -> Result<LocalOptions, OpenTrouble> {
@@ -182,14 +210,14 @@ pub fn local_options(
         erase_after: erase_after(config),
         busy_wait_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
         value_cache_bytes: size(config.limits.cache_bytes_max),
-        ..LocalOptions::new(&settings.name, settings.path.clone(), key)
+        ..LocalOptions::new(name, settings.path.clone(), key)
     })
 }
 
-fn credential(name: &str, surroundings: &Surroundings) -> Result<PathBuf, OpenTrouble> {
+pub(super) fn credential(name: &str, surroundings: &Surroundings) -> Result<PathBuf, OpenTrouble> {
     let directory = surroundings.credentials_directory.as_ref().ok_or_else(|| {
         OpenTrouble::NotOurs(CommandFault::failed(format!(
-            "the key is the systemd credential {name:?}, and systemd gave this process none: ask the running \
+            "a key or login is the systemd credential {name:?}, and systemd gave this process none: ask the running \
              instance, or add LoadCredential= to the unit"
         )))
     })?;
@@ -207,7 +235,7 @@ pub(super) fn log_trouble(fault: OpenFault) -> OpenTrouble {
     }
 }
 
-fn store_trouble(fault: StoreFault, settings: &StoreSettings) -> OpenTrouble {
+fn store_trouble(fault: StoreFault, settings: &LocalSettings) -> OpenTrouble {
     let is_ours = std::fs::File::options().read(true).write(true).open(&settings.path).map(drop);
     match fault {
         StoreFault::Busy(_) => OpenTrouble::Busy(fault.into()),

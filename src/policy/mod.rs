@@ -30,7 +30,7 @@ pub use grant::RateLimit;
 pub use identity::{ADMINISTRATOR, EVERYONE};
 pub use learn::{Refused, propose};
 pub use load::{Loaded, Options};
-pub use login::{LoginMethod, LoginSpec};
+pub use login::{LoginFile, LoginMethod, LoginSpec};
 pub use names::{Names, SystemNames};
 pub use pattern::{Pattern, PatternFault};
 pub use view::View;
@@ -87,6 +87,11 @@ impl Policy {
             _ => None,
         });
         named.flatten().cloned().collect()
+    }
+
+    /// The logins that identities bring to a store, by the identities' names.
+    pub fn logins_at<'a>(&'a self, store: &'a str) -> impl Iterator<Item = (&'a str, &'a LoginSpec)> {
+        self.identities.iter().filter_map(move |one| Some((one.name.as_str(), one.logins.get(store)?)))
     }
 
     /// The login that an identity brings to a store.

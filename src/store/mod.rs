@@ -4,11 +4,14 @@
 mod change;
 mod fault;
 mod faulty;
+mod http;
 mod local;
 mod readable;
 mod remote;
 mod sealed;
+mod semantics;
 mod source;
+mod vault;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -20,15 +23,18 @@ use crate::model::{FieldName, FieldNode, Secret, SecretBytes, SecretPath, Versio
 pub use change::{Change, Changed};
 pub use fault::StoreFault;
 pub use faulty::{Fault, Faulty};
+pub use http::{Address, AddressFault, ClientCertificate, HttpOptions};
 pub use local::{Backup, Checked, Clock, FIELDS_MAX, Local, LocalOptions, Restored};
 pub use remote::{
     Age, AtHand, CacheFile, Clocks, Grace, Remote, RemoteOptions, Saying, UnreadableMemory, at_hand,
     given_in_spite,
 };
+
 pub use sealed::{Envelope, Key, KeySource};
 pub use source::{
     Answer, Child, DescribedVersion, Description, LoginState, LoginStatus, Made, Source, SourceFault, Values,
 };
+pub use vault::{LoginBy, LoginSetup, Vault, VaultOptions, Wrapped};
 
 /// Whose account on a store is used. The embedded store has one; a remote one may answer each login differently.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -45,6 +51,18 @@ impl Login {
     #[must_use]
     pub fn of_identity(identity: &str) -> Self {
         Self(format!("identity:{identity}").into())
+    }
+
+    /// Its name: `machine`, or `identity:NAME`.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for Login {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(&self.0)
     }
 }
 

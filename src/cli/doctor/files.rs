@@ -4,7 +4,7 @@ use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::config::{Config, KeySetting};
+use crate::config::{Config, KeySetting, StoreKind};
 use crate::sys::names;
 
 use super::Finding;
@@ -31,9 +31,14 @@ pub(super) fn look(config: &Config) -> Vec<Finding> {
         wanted.extend(inside.filter(|path| path.extension().is_some_and(|extension| extension == "toml")));
     }
     for store in &config.stores {
-        wanted.push(store.path.clone());
-        if let KeySetting::File(key) = &store.key {
-            wanted.push(key.clone());
+        match &store.kind {
+            StoreKind::Local(local) => {
+                wanted.push(local.path.clone());
+                if let KeySetting::File(key) = &local.key {
+                    wanted.push(key.clone());
+                }
+            }
+            StoreKind::Vault(vault) => wanted.extend(vault.files().into_iter().map(|(file, _)| file)),
         }
     }
     wanted.push(config.audit.path.clone());

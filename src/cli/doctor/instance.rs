@@ -46,6 +46,7 @@ pub(super) fn look(context: &Context) -> Vec<Finding> {
     }
     findings.extend(files::look(&config));
     findings.push(clock::look(Some(&config.audit.path)));
+    findings.extend(remote(&config, context));
     findings.push(mount_point(&config));
     findings.extend(mounts_around(&config.mount_point, &mountinfo::mounts().unwrap_or_default()));
     // The units of the package serve the machine's own configuration, and no other.
@@ -58,6 +59,16 @@ pub(super) fn look(context: &Context) -> Vec<Finding> {
     }
     findings.extend(audit_log(&config));
     findings
+}
+
+/// Whether each remote store can be reached, and the machine's login works there.
+fn remote(config: &Config, context: &Context) -> Vec<Finding> {
+    let checked = daemon::check_remote(config, &context.surroundings);
+    let finding = |(name, outcome): (String, Result<String, String>)| match outcome {
+        Ok(what) => Finding::ok("store", format!("{name}: {what}")),
+        Err(fault) => Finding::fault("store", format!("{name}: {fault}"), "see above"),
+    };
+    checked.into_iter().map(finding).collect()
 }
 
 fn of_faults(about: &'static str, faults: &CommandFault) -> Finding {

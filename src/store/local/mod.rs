@@ -14,7 +14,6 @@ mod record;
 mod retirement;
 mod rows;
 mod seal;
-mod semantics;
 mod upkeep;
 mod write;
 

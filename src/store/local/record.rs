@@ -20,37 +20,9 @@ use crate::model::{
     FieldInfo, FieldName, FieldNode, Impact, Ownership, Secret, SecretPath, Stage, StageSet, State, UnixTime,
     Version, VersionInfo, Versions,
 };
-
-/// One secret as the database holds it, with what readers need not know.
-#[derive(Clone, PartialEq, Eq)]
-pub(super) struct Held {
-    /// What readers see. Without versions if the path is freed.
-    pub(super) secret: Secret,
-    /// Every version is destroyed, and the path may be used again.
-    pub(super) freed: bool,
-    /// The number of the next version: never one that was used before.
-    pub(super) next_number: u32,
-    /// The last moment at which a version became current; the next is later.
-    pub(super) activated_last: UnixTime,
-}
+pub(super) use crate::store::semantics::Held;
 
 impl Held {
-    /// A path never used before.
-    pub(super) fn unused(path: SecretPath) -> Self {
-        let secret = Secret {
-            path,
-            versions: Versions::default(),
-            current: None,
-            previous: None,
-            next: None,
-            deleted: false,
-            changed: UnixTime::default(),
-            ownership: Ownership::default(),
-        };
-        let activated_last = UnixTime::default();
-        Self { secret, freed: true, next_number: 1, activated_last }
-    }
-
     /// The row's record, but for what stands for the versions.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(64);

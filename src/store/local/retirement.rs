@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::semantics::surplus;
 use crate::model::{Secret, UnixTime};
+use crate::store::semantics::surplus;
 
 /// The secrets that have a version too many, by when the first of those lost its last stage.
 #[derive(Default)]

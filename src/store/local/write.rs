@@ -11,10 +11,10 @@ use super::commitment::VersionSum;
 use super::record::Held;
 use super::rows::{self, Summed};
 use super::seal::Keys;
-use super::semantics::{Around, Done, apply, retire};
 use super::{Inner, Located, database, unseal};
 use crate::model::{FieldName, FieldNode, Secret, SecretBytes, SecretPath, State, Version, VersionInfo};
 use crate::store::sealed::Key;
+use crate::store::semantics::{Around, Done, apply, retire};
 use crate::store::{Change, Changed, StoreFault, Wanted};
 
 /// How many secrets have versions erased in one transaction.

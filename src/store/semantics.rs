@@ -1,16 +1,45 @@
-//! What a change means for versions, numbers and stages. Pure: no database, no clock, no value.
+//! What a change means for versions, numbers and stages, at whatever store. Pure: no database, no clock, no value.
 
 use std::collections::BTreeSet;
 
-use super::FIELDS_MAX;
-use super::record::Held;
+use super::{Change, FIELDS_MAX, StoreFault};
 use crate::model::{
     FieldInfo, FieldName, FieldNode, Ownership, Secret, SecretPath, Stage, StageSet, State, UnixTime,
-    Version, VersionInfo,
+    Version, VersionInfo, Versions,
 };
 use crate::store::change::check_put;
 use crate::store::readable::readable;
-use crate::store::{Change, StoreFault};
+
+/// One secret as its store holds it, with what readers need not know.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Held {
+    /// What readers see. Without versions if the path is freed.
+    pub(super) secret: Secret,
+    /// Every version is destroyed, and the path may be used again.
+    pub(super) freed: bool,
+    /// The number of the next version: never one that was used before.
+    pub(super) next_number: u32,
+    /// The last moment at which a version became current; the next is later.
+    pub(super) activated_last: UnixTime,
+}
+
+impl Held {
+    /// A path never used before.
+    pub(super) fn unused(path: SecretPath) -> Self {
+        let secret = Secret {
+            path,
+            versions: Versions::default(),
+            current: None,
+            previous: None,
+            next: None,
+            deleted: false,
+            changed: UnixTime::default(),
+            ownership: Ownership::default(),
+        };
+        let activated_last = UnixTime::default();
+        Self { secret, freed: true, next_number: 1, activated_last }
+    }
+}
 
 /// What the semantics need from around them.
 pub(super) struct Around<'a> {
@@ -56,15 +85,15 @@ pub(super) fn apply(held: &mut Held, change: &Change, around: &mut Around<'_>) -
 }
 
 /// Where the stages point.
-#[derive(Clone, Copy)]
-struct Stages {
-    current: Option<Version>,
-    previous: Option<Version>,
-    next: Option<Version>,
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stages {
+    pub(super) current: Option<Version>,
+    pub(super) previous: Option<Version>,
+    pub(super) next: Option<Version>,
 }
 
 impl Stages {
-    fn of(secret: &Secret) -> Self {
+    pub(super) fn of(secret: &Secret) -> Self {
         Self { current: secret.current, previous: secret.previous, next: secret.next }
     }
 
@@ -83,7 +112,7 @@ impl Stages {
 }
 
 /// Points the stages elsewhere: notes what each version lost, and when the new current one became so.
-fn restage(held: &mut Held, to: Stages, now: UnixTime) {
+pub(super) fn restage(held: &mut Held, to: Stages, now: UnixTime) {
     let from = Stages::of(&held.secret);
     (held.secret.current, held.secret.previous, held.secret.next) = (to.current, to.previous, to.next);
     // No other version gains or loses anything.
@@ -152,7 +181,7 @@ fn put(
 }
 
 /// Makes `number` current and what was current previous.
-fn advance(stages: &mut Stages, number: Version) {
+pub(super) fn advance(stages: &mut Stages, number: Version) {
     if stages.current.is_some() {
         stages.previous = stages.current;
     }

@@ -1,0 +1,22 @@
+//! Servers, what stands between them and credfs, and an outsider who asks them.
+
+mod bao;
+mod between;
+mod certificates;
+mod directory;
+mod heard;
+mod store;
+
+pub(crate) use bao::{Bao, Cluster, Secured};
+pub(crate) use between::{Between, Does, silent_port};
+pub(crate) use certificates::Certificates;
+pub(crate) use directory::Directory;
+pub(crate) use heard::heard;
+pub(crate) use store::{Opened, field, options, path, put, put_staged, read_text, token_login, version};
+
+use std::net::TcpListener;
+
+/// A port of 127.0.0.1 that nobody uses now.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}

@@ -1,0 +1,15 @@
+//! The Vault store against a real OpenBao, which `tests/vault/server` builds, or against the `bao` or `vault` that
+//! `CREDFS_TEST_BAO` names. What a test knows of the server beside credfs it asks by curl, as an outsider would.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
+
+mod harness;
+
+mod changes;
+mod cluster;
+mod describe;
+mod encrypted;
+mod faults;
+mod logins;
+mod plain;
+mod silence;
