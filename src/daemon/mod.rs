@@ -19,7 +19,7 @@ pub use foreground::{Keeping, Mounting, keep, mount, with_instance};
 pub use harden::harden;
 pub use init::{Laid, Layout};
 pub use restore::restore;
-pub use rooms::{OpenTrouble, Rooms, check, load_policy, local_options, open};
+pub use rooms::{OpenTrouble, Rooms, check, load_policy, local_options, open, remote_options};
 pub use sample::Sandbox;
 pub use serve::{Working, work};
 

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use crate::access::{Gate, Limits, Parts, Places};
 use crate::audit::{self, Log, OpenFault, Opened, RefusalLimits};
-use crate::config::{self, Config, Durability, KeySetting, StoreSettings};
+use crate::config::{self, Config, Durability, KeySetting, RemoteSettings, StoreSettings};
 use crate::control::{CommandFault, Kind, LocalStore};
 use crate::document::Fault;
 use crate::model::UnixTime;
 use crate::policy::{self, Loaded, Policy, SystemNames};
-use crate::store::{KeySource, Local, LocalOptions, Store, StoreFault};
+use crate::store::{CacheFile, Grace, KeySource, Local, LocalOptions, RemoteOptions, Store, StoreFault};
 use crate::sys::{harden, names};
 
 use super::Surroundings;
@@ -183,6 +183,51 @@ pub fn local_options(
         busy_wait_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
         value_cache_bytes: size(config.limits.cache_bytes_max),
         ..LocalOptions::new(&settings.name, settings.path.clone(), key)
+    })
+}
+
+/// How the memory in front of a remote store is opened.
+///
+/// # Errors
+/// Where the key of its cache is a credential and systemd gave none.
+pub fn remote_options(
+    config: &Config,
+    settings: &RemoteSettings,
+    surroundings: &Surroundings,
+    wait: Duration,
+) -> Result<RemoteOptions, OpenTrouble> {
+    let cache_file = match &settings.cache {
+        None => None,
+        Some(cache) => Some(CacheFile {
+            path: cache.path.clone(),
+            key: match &cache.key {
+                KeySetting::File(path) => KeySource::File(path.clone()),
+                KeySetting::Credential(name) => KeySource::Credential(credential(name, surroundings)?),
+            },
+            bytes_max: cache.bytes_max,
+        }),
+    };
+    Ok(RemoteOptions {
+        fresh_for: settings.fresh_for,
+        grace: Grace {
+            unclassified: settings.grace,
+            low: settings.grace_low,
+            medium: settings.grace_medium,
+            high: settings.grace_high,
+        },
+        // What is within grace can still be given when a request had no answer.
+        answer_within: settings.answer_within.min(config.limits.request_deadline * 3 / 5),
+        failures_max: settings.failures_max,
+        probe_every: settings.probe_every,
+        requests_per_minute_max: settings.requests_per_minute_max,
+        poll_every_min: settings.poll_every_min,
+        in_use_for: settings.in_use_for,
+        list_every: settings.list_every,
+        value_cache_bytes_max: size(config.limits.cache_bytes_max),
+        cache_file,
+        lock_wait: wait,
+        needs_own_login: settings.needs_own_login,
+        ..RemoteOptions::new(&settings.state_file)
     })
 }
 

@@ -61,13 +61,8 @@ impl Running for Live {
     fn status(&self) -> StatusAnswer {
         let served = self.served.read();
         let counts = served.as_ref().map(|(_, tree)| tree.counts());
-        let stores: Vec<StoreStatus> = self
-            .gate
-            .places()
-            .stores()
-            .into_iter()
-            .map(|store| StoreStatus { name: store.name().to_owned(), state: store.state() })
-            .collect();
+        let stores: Vec<StoreStatus> =
+            self.gate.places().stores().into_iter().map(|store| StoreStatus::of(store.as_ref())).collect();
         let recording = self.gate.log().check();
         let is_mounted = served.as_ref().is_some_and(|(session, _)| session.is_serving());
         let (state, why) = if self.is_stopping.load(Ordering::Relaxed) {
