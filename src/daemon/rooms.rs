@@ -12,7 +12,9 @@ use crate::control::{CommandFault, Kind, LocalStore};
 use crate::document::Fault;
 use crate::model::UnixTime;
 use crate::policy::{self, Loaded, Policy, SystemNames};
-use crate::store::{CacheFile, Grace, KeySource, Local, LocalOptions, RemoteOptions, Store, StoreFault};
+use crate::store::{
+    CacheFile, Grace, KeySource, Local, LocalOptions, Remote, RemoteOptions, Store, StoreFault,
+};
 use crate::sys::{harden, names};
 
 use super::Surroundings;
@@ -26,6 +28,8 @@ pub struct Rooms {
     pub gate: Arc<Gate>,
     /// The embedded stores by name.
     pub locals: BTreeMap<String, LocalStore>,
+    /// The remote stores, to be watched and left to a successor.
+    pub remotes: Vec<Arc<Remote>>,
     /// What opening the audit log found.
     pub opened: Opened,
 }
@@ -131,7 +135,7 @@ pub fn open(
         },
         clock: Box::new(|| UnixTime::from(std::time::SystemTime::now())),
     }));
-    Ok(Rooms { gate, locals, opened })
+    Ok(Rooms { gate, locals, remotes: Vec::new(), opened })
 }
 
 /// A number of the configuration as a size in memory.
