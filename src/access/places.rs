@@ -89,6 +89,22 @@ impl Places {
         None
     }
 
+    /// The store that answers for the names in a directory of the tree, and what the folder is called there. `None` above
+    /// every prefix.
+    #[must_use]
+    pub fn folder(&self, directory: &str) -> Option<(&Arc<dyn Store>, String)> {
+        self.mounts.iter().find_map(|mount| {
+            let inner = if mount.prefix.is_empty() {
+                directory
+            } else if directory == mount.prefix {
+                ""
+            } else {
+                below(directory, &mount.prefix)?
+            };
+            Some((&mount.store, inner.to_owned()))
+        })
+    }
+
     /// What is known of the secret at `path`.
     #[must_use]
     pub fn known(&self, path: &SecretPath) -> Option<Arc<Secret>> {

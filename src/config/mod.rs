@@ -6,6 +6,7 @@ mod keeper;
 mod limits;
 mod load;
 mod ownership;
+mod remote;
 mod settings;
 mod vault;
 
@@ -13,6 +14,7 @@ pub use initial::{InitialPaths, config_text, policy_text};
 pub use keeper::KeeperSettings;
 pub use limits::LimitSettings;
 pub use ownership::{Trusted, check_login_files, check_owner, check_ownership};
+pub use remote::{CacheSettings, RemoteSettings};
 pub use settings::{
     AuditSettings, Config, ControlSettings, DEFAULT_CONFIG, Durability, KeySetting, LocalSettings,
     PolicySettings, StoreKind, StoreSettings,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{FieldName, SecretBytes, SecretPath, Stage, State, Version};
-use crate::store::StoreState;
+use crate::store::{LoginState, LoginStatus, Store, StoreState};
 
 /// What comes beside an answer.
 pub enum Payload {
@@ -50,6 +50,54 @@ pub struct StoreStatus {
     pub name: String,
     /// How it is.
     pub state: StoreState,
+    /// Its logins; none where it needs none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub logins: Vec<LoginRow>,
+    /// How many requests its server was sent by this process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<u64>,
+}
+
+/// A login, as `status` shows it. Never its token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoginRow {
+    /// Whose: `machine`, or `identity:NAME`.
+    pub login: String,
+    /// By which method.
+    pub method: String,
+    /// What happened last.
+    pub state: LoginState,
+    /// How long ago it was made, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_s: Option<u64>,
+    /// How long it lives from now unless renewed, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remaining_s: Option<u64>,
+    /// The server's public name for the token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accessor: Option<String>,
+}
+
+impl From<LoginStatus> for LoginRow {
+    fn from(status: LoginStatus) -> Self {
+        Self {
+            login: status.login.as_str().to_owned(),
+            method: status.method.to_owned(),
+            state: status.state,
+            age_s: status.age.map(|age| age.as_secs()),
+            remaining_s: status.remaining.map(|left| left.as_secs()),
+            accessor: status.accessor,
+        }
+    }
+}
+
+impl StoreStatus {
+    /// How `store` is, as far as it knows without asking anyone.
+    #[must_use]
+    pub fn of(store: &dyn Store) -> Self {
+        let logins = store.logins().into_iter().map(LoginRow::from).collect();
+        Self { name: store.name().to_owned(), state: store.state(), logins, requests: store.requests() }
+    }
 }
 
 /// How an instance is. What is absent is not for the asker, or not known.

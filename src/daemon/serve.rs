@@ -16,7 +16,7 @@ use crate::control::{Answer, CommandFault, Instance, Running, StatusAnswer, Stor
 use crate::fuse::{self, PaceLimits, Session};
 use crate::keeper::{self, Adopted, Link, Told};
 use crate::model::{Operation, Outcome, Reason};
-use crate::store::StoreState;
+use crate::store::{Remote, StoreState};
 use crate::sys::notify::{Notify, monotonic_us};
 use crate::sys::{harden, memory};
 use crate::tree::{self, Tree};
@@ -61,13 +61,8 @@ impl Running for Live {
     fn status(&self) -> StatusAnswer {
         let served = self.served.read();
         let counts = served.as_ref().map(|(_, tree)| tree.counts());
-        let stores: Vec<StoreStatus> = self
-            .gate
-            .places()
-            .stores()
-            .into_iter()
-            .map(|store| StoreStatus { name: store.name().to_owned(), state: store.state() })
-            .collect();
+        let stores: Vec<StoreStatus> =
+            self.gate.places().stores().into_iter().map(|store| StoreStatus::of(store.as_ref())).collect();
         let recording = self.gate.log().check();
         let is_mounted = served.as_ref().is_some_and(|(session, _)| session.is_serving());
         let (state, why) = if self.is_stopping.load(Ordering::Relaxed) {
@@ -133,7 +128,7 @@ pub fn work(working: Working<'_>) -> Result<(), CommandFault> {
     let executables = loaded.policy.executables();
     let rooms = rooms::open(&config, working.surroundings, Some(loaded.policy), LOCK_WAIT)
         .map_err(rooms::OpenTrouble::into_fault)?;
-    let Rooms { gate, locals, opened } = rooms;
+    let Rooms { gate, locals, remotes, opened } = rooms;
     if let Some(fingerprint) = opened.new_chain {
         tracing::warn!(%fingerprint, "a new audit chain begins: keep its fingerprint elsewhere");
     }
@@ -160,7 +155,8 @@ pub fn work(working: Working<'_>) -> Result<(), CommandFault> {
     });
     let running: Arc<dyn Running> = Arc::clone(&live) as Arc<dyn Running>;
     let instance = Arc::new(Instance { gate, locals, running: Some(running) });
-    let ended = run(&live, &instance, &identifier, &runtime, adopted, working.surroundings);
+    let ended = run(&live, &instance, &identifier, &runtime, adopted, working.surroundings, &remotes);
+    remotes.iter().for_each(|remote| remote.close());
     // What is still under way is bounded by its own deadline; it must not outlive the log.
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended
@@ -173,11 +169,16 @@ fn run(
     runtime: &tokio::runtime::Runtime,
     adopted: Adopted,
     surroundings: &Surroundings,
+    remotes: &[Arc<Remote>],
 ) -> Result<(), CommandFault> {
     // Before anyone is served: a signal that comes while we start is kept for the loop, and ends us in order.
     let mut signals = runtime.block_on(async { Signals::new() }).map_err(|error| cannot_serve(&error))?;
-    let leaving = Leaving::at(&live.config.audit.path)?;
+    let leaving = Leaving::at(&live.config.audit.path, remotes.to_vec())?;
     let tree = take_over(live, identifier, runtime, adopted, &leaving)?;
+    // After what was left is known: it is asked about bit by bit. They end with the runtime.
+    for remote in remotes {
+        runtime.spawn(Arc::clone(remote).watch_over());
+    }
     let server = match socket::serve(&live.config, instance, identifier, runtime) {
         Ok(server) => server,
         Err(fault) => {

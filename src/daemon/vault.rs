@@ -41,7 +41,7 @@ pub(super) fn vault_options(
         mount: settings.mount.clone(),
         machine_login: login_setup(&settings.login, surroundings)?,
         logins: identity_logins(name, policy, surroundings)?,
-        own_login_required: settings.own_login_required,
+        own_login_required: settings.remote.needs_own_login,
     })
 }
 

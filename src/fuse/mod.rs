@@ -12,6 +12,7 @@ pub mod notifier;
 mod pace;
 mod pages;
 mod pending;
+mod questions;
 mod read_only;
 mod reading;
 mod spin;
@@ -95,6 +96,7 @@ impl Session {
             ),
             identifier,
             watch: Arc::clone(&watch),
+            request_deadline: options.request_deadline,
             pace: pace::Pace::new(options.pace),
             directories: directories::Directories::default(),
             runtime,

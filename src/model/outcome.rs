@@ -123,5 +123,6 @@ words! {
         Exists = "exists",
         Refused = "refused",
         LogReplaced = "log_replaced",
+        NoLogin = "no_login",
     }
 }

@@ -68,7 +68,7 @@ impl Site {
 
     fn with(arrange: impl FnOnce(&mut Engine)) -> Self {
         let directory = Directory::new();
-        let mut engine = Engine::over(fresh(&directory, &Hand::new()));
+        let mut engine = Engine::over(Arc::new(fresh(&directory, &Hand::new())));
         arrange(&mut engine);
         Self { directory, engine: Arc::new(engine), dial: Dial::new(), boot: Mutex::new("first".into()) }
     }
@@ -133,7 +133,7 @@ fn ok(value: &str, stale_s: u64) -> (String, u64) {
 fn the_memory_in_front_of_an_engine_passes_the_suite() {
     for says_fields in [false, true] {
         suite::all(&|directory, hand| {
-            let mut engine = Engine::over(fresh(directory, hand));
+            let mut engine = Engine::over(Arc::new(fresh(directory, hand)));
             engine.says_fields = says_fields;
             Remote::open(Arc::new(engine), RemoteOptions::new(directory.file("numbers"))).unwrap()
         });
@@ -698,7 +698,8 @@ fn an_engine_that_comes_back_is_noticed_within_2_s_and_in_the_outage_nobody_wait
             assert!(fetched.stale_for > S);
             assert!(remote.fetch_at_hand(&orders(), &wanted("cold", 1)).unwrap().is_err());
         }
-        site.put("s", "2");
+        let put = put_change("s", &[("f", b"2")], true, Stage::Current);
+        site.engine.local.change(&Login::machine(), put).await.unwrap();
         site.engine.feel(Mood::Well);
         tokio::time::sleep(2 * S).await;
         assert_eq!(remote.state(), StoreState::Ready);
@@ -737,7 +738,7 @@ fn a_version_made_anew_under_an_old_number_is_another_one() {
     // An engine that was emptied and filled again counts from 1.
     let hand = Hand::new();
     hand.turn(77);
-    let engine = Engine::over(fresh(&other.directory_anew(), &hand));
+    let engine = Engine::over(Arc::new(fresh(&other.directory_anew(), &hand)));
     run(engine.local.change(&Login::machine(), put_change("s", &[("f", b"new")], true, Stage::Current)))
         .unwrap();
     let remote = Remote::open(Arc::new(engine), site.options()).unwrap();
