@@ -57,7 +57,7 @@ pub fn check_remote(config: &Config, surroundings: &Surroundings) -> Vec<(String
         let Some(settings) = store.vault() else { continue };
         let outcome = vault_options(&store.name, settings, &loaded.policy, surroundings)
             .map_err(|trouble| trouble.into_fault().message)
-            .and_then(|options| check_one(options));
+            .and_then(check_one);
         checked.push((store.name.clone(), outcome));
     }
     checked
