@@ -57,6 +57,7 @@ impl Loops {
     pub(super) fn start(
         device: OwnedFd,
         introduction: Introduction,
+        pages: OwnedFd,
         adapter: Arc<Adapter>,
         count: usize,
     ) -> io::Result<Arc<Self>> {
@@ -69,7 +70,7 @@ impl Loops {
         });
         // Over a descriptor of its own, since a reader's is given up at a hand-over.
         let notifier = loops.session(false)?.notifier();
-        let _ = loops.adapter.pages.set(Pages::start(notifier)?);
+        let _ = loops.adapter.pages.set(Pages::start(notifier, pages.into())?);
         if introduction.can_resend() {
             resend(&loops.device)?;
         }
