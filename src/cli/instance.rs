@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::config::{Config, DEFAULT_CONFIG};
-use crate::control::{Answer, Command, CommandFault, Contact, Kind, LoginRow, StatusAnswer, ask};
+use crate::control::{Answer, Command, CommandFault, Contact, Kind, LoginRow, NoReply, StatusAnswer, ask};
 use crate::daemon::{self, Keeping, Layout, Mounting, Working};
 use crate::document::Fault;
 use crate::keeper::{self, Ended};
@@ -202,7 +202,8 @@ fn status_of(config: &Config) -> Result<StatusAnswer, CommandFault> {
         ))),
         Contact::Made(stream) => {
             let within = config.limits.control_deadline;
-            let reply = ask(&stream, &Command::Status, &[], &mut std::io::sink(), within)?;
+            let reply = ask(&stream, &Command::Status, &[], &mut std::io::sink(), within)
+                .map_err(NoReply::into_fault)?;
             match reply.answer {
                 Answer::Status(status) => Ok(*status),
                 other => Err(unexpected(&other)),

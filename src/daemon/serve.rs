@@ -270,10 +270,11 @@ fn hand_over(live: &Live, tree: &Arc<Tree>, leaving: &Leaving) -> bool {
 /// Waits for the end of a session whose mount is being taken away.
 fn let_end(live: &Live) {
     let served = live.served.write().take();
-    if let Some((session, _)) = served
-        && session.ends(END_WAIT)
-    {
+    let Some((session, _)) = served else { return };
+    if session.ends(END_WAIT) {
         session.join();
+    } else {
+        tracing::warn!("the mount was not taken away in time: requests may go unanswered");
     }
 }
 
@@ -330,6 +331,7 @@ fn take_over(
     let connection = fuse::Connection {
         device: adopted.device,
         introduction: adopted.introduction,
+        pages: adopted.pages,
         orders: Arc::clone(&live.link) as Arc<dyn fuse::notifier::Orders>,
     };
     let session =
