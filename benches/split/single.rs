@@ -42,6 +42,7 @@ fn run(instance: &Instance, mount_point: &Path) -> Result<(), CommandFault> {
     let identifier = Arc::new(Identifier::new(caller::Options::default(), executables).unwrap());
     let options = fuse::Options {
         loop_threads: 1,
+        spin_max: std::time::Duration::from_micros(30),
         audit_wait: Duration::from_millis(40),
         request_deadline: Duration::from_secs(5),
         pace: PaceLimits {

@@ -2,10 +2,9 @@
 //! interface that a more privileged process can answer; [`ProcExecutables`] answers in this one.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -13,18 +12,19 @@ use sha2::{Digest, Sha256};
 
 use crate::model::{Sha256Digest, Unknown};
 use crate::sys::process::{self, FileStatus, FileTime, ProcDirectory};
+use crate::sys::program_memory::ProgramMemory;
 
 /// Where the kernel lists FUSE connections, by the minor number of their device.
 const FUSE_CONNECTIONS: &str = "/sys/fs/fuse/connections";
 
 /// What one look at a thread's executable gave.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct SeenExecutable {
     /// The file.
     pub facts: FileStatus,
-    /// Whether it was seen through something that was held before and means one thread for ever. Such a look proves
-    /// that the thread which has the number now is the one that had it then, and so all the while between.
-    pub is_bound: bool,
+    /// The memory in which the thread runs it: while that is in use, the thread runs nothing else. `None` where the
+    /// kernel gives no such sign.
+    pub memory: Option<ProgramMemory>,
 }
 
 /// Facts of executables. A separate process may answer; every answer is of the thread that has the id *now*, so the
@@ -87,13 +87,7 @@ pub struct ProcExecutables {
     limits: Limits,
     /// Guards nothing but itself; never held while a file is read.
     digests: Mutex<LruCache<Key, Sha256Digest>>,
-    /// Guards the `/proc/TID` of threads that were asked about. One that is open means its thread for ever, and
-    /// answers `ESRCH` when that is gone, whoever has the number then.
-    directories: Mutex<LruCache<u32, Arc<ProcDirectory>>>,
 }
-
-/// Threads whose `/proc` directory is kept open, one descriptor each.
-const DIRECTORIES_MAX: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 
 impl ProcExecutables {
     /// Largest file that is hashed by default: 512 MiB.
@@ -105,28 +99,7 @@ impl ProcExecutables {
     #[must_use]
     pub fn new(hashed_bytes_max: u64, digests_max: usize) -> Self {
         let digests_max = NonZeroUsize::new(digests_max).unwrap_or(NonZeroUsize::MIN);
-        Self {
-            limits: Limits { hashed_bytes_max },
-            digests: Mutex::new(LruCache::new(digests_max)),
-            directories: Mutex::new(LruCache::new(DIRECTORIES_MAX)),
-        }
-    }
-
-    /// Reads below `/proc/TID`, through the directory that is kept open while the thread lives; the answer, and
-    /// whether it was kept already.
-    fn in_directory<T>(
-        &self,
-        tid: u32,
-        read: impl Fn(&ProcDirectory) -> io::Result<T>,
-    ) -> Result<(T, bool), Unknown> {
-        let kept = self.directories.lock().get(&tid).cloned();
-        if let Some(read) = kept.and_then(|directory| read(&directory).ok()) {
-            return Ok((read, true));
-        }
-        let directory = Arc::new(ProcDirectory::open(tid).map_err(|_| Unknown)?);
-        let answer = read(&directory).map_err(|_| Unknown)?;
-        self.directories.lock().put(tid, directory);
-        Ok((answer, false))
+        Self { limits: Limits { hashed_bytes_max }, digests: Mutex::new(LruCache::new(digests_max)) }
     }
 }
 
@@ -138,13 +111,16 @@ impl Default for ProcExecutables {
 
 impl Executables for ProcExecutables {
     fn executable_of(&self, tid: u32) -> Result<SeenExecutable, Unknown> {
-        let (status, is_bound) = self.in_directory(tid, |directory| directory.target_status(c"exe"))?;
-        Ok(SeenExecutable { facts: status, is_bound })
+        let directory = ProcDirectory::open(tid).map_err(|_| Unknown)?;
+        // Opened before the look and in use after it: what was seen is what runs in it.
+        let memory = ProgramMemory::open(&directory).ok();
+        let facts = directory.target_status(c"exe").map_err(|_| Unknown)?;
+        Ok(SeenExecutable { facts, memory: memory.filter(ProgramMemory::is_in_use) })
     }
 
     fn path_unproven_of(&self, tid: u32) -> Result<String, Unknown> {
-        let (path, _) = self.in_directory(tid, |directory| directory.link_text(c"exe"))?;
-        Ok(path.to_string_lossy().into_owned())
+        let directory = ProcDirectory::open(tid).map_err(|_| Unknown)?;
+        Ok(directory.link_text(c"exe").map_err(|_| Unknown)?.to_string_lossy().into_owned())
     }
 
     fn digest_of(&self, tid: u32, expected: &FileStatus) -> Result<Sha256Digest, Unknown> {

@@ -7,6 +7,7 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -18,6 +19,7 @@ use super::watched::Watched;
 use super::{Asker, SelfAccess, proc_text};
 use crate::model::Unknown;
 use crate::sys::process::{self, FileStatus, PidFd, ProcDirectory, Scope, ThreadInfo};
+use crate::sys::program_memory::ProgramMemory;
 
 /// Longest `/proc` file that is read: a status line with 65,536 groups (`NGROUPS_MAX`) is the longest.
 pub(super) const PROC_BYTES_MAX: usize = 1024 * 1024;
@@ -38,7 +40,7 @@ pub enum Mode {
 pub struct Options {
     /// The mode to use; `None` takes the best that the kernel has.
     pub mode: Option<Mode>,
-    /// Threads whose pidfd is kept, one descriptor each. Raise `RLIMIT_NOFILE` accordingly.
+    /// Threads whose pidfd is kept, one descriptor each, and one more where a rule names an executable. Raise `RLIMIT_NOFILE` accordingly.
     pub threads_max: usize,
     /// Cgroups whose path is remembered.
     pub cgroups_max: usize,
@@ -68,9 +70,35 @@ pub(super) struct Thread {
     process_inode: u64,
     /// Guards the text of the executable's link, and the file it was the text for.
     executable_text: Mutex<Option<(FileStatus, Arc<str>)>>,
+    /// Guards what the thread was last seen to run.
+    program: Mutex<Option<Program>>,
 }
 
+/// What a thread was seen to run.
+#[derive(Debug)]
+struct Program {
+    file: FileStatus,
+    memory: ProgramMemory,
+    seen: Instant,
+}
+
+/// How long a look at a thread's executable serves while the memory in which it runs is in use. That alone would do, but
+/// for those who keep a program's memory in use beyond its end ([`ProgramMemory`] names them).
+const LOOK_SERVES: Duration = Duration::from_secs(1);
+
 impl Thread {
+    /// The file that the thread was seen to run, where it cannot run another by now.
+    pub(super) fn program(&self) -> Option<FileStatus> {
+        let program = self.program.lock();
+        let program = program.as_ref()?;
+        (program.seen.elapsed() < LOOK_SERVES && program.memory.is_in_use()).then_some(program.file)
+    }
+
+    /// Remembers what the thread was seen to run.
+    pub(super) fn keep_program(&self, file: FileStatus, memory: Option<ProgramMemory>) {
+        *self.program.lock() = memory.map(|memory| Program { file, memory, seen: Instant::now() });
+    }
+
     /// The text of the executable's link, read anew when the thread runs another file or the file changed.
     pub(super) fn executable_text(&self, facts: &FileStatus, read: impl FnOnce() -> Arc<str>) -> Arc<str> {
         let mut kept = self.executable_text.lock();
@@ -244,7 +272,8 @@ impl Identifier {
             pidfd.info().ok().filter(|again| again.tgid == info.tgid)?;
             inode
         };
-        Some((Arc::new(Thread { pidfd, process_inode, executable_text: Mutex::default() }), info))
+        let (executable_text, program) = Default::default();
+        Some((Arc::new(Thread { pidfd, process_inode, executable_text, program }), info))
     }
 
     /// Opens a pidfd, giving up kept ones when descriptors run out: identity comes before speed.

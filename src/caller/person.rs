@@ -313,10 +313,17 @@ impl<'a> Caller<'a> {
     fn executable(&self) -> Result<&FileStatus, Unknown> {
         self.executable
             .get_or_init(|| {
-                self.known()?;
+                let thread = match self.known()? {
+                    Known::Kept { thread, .. } => Some(thread),
+                    Known::Read { .. } => None,
+                };
+                if let Some(file) = thread.and_then(|thread| thread.program()) {
+                    return Ok(file);
+                }
                 let seen = self.identifier.executables.executable_of(self.asker.tid)?;
-                if !seen.is_bound {
-                    self.confirm()?;
+                self.confirm()?;
+                if let Some(thread) = thread {
+                    thread.keep_program(seen.facts, seen.memory);
                 }
                 Ok(seen.facts)
             })

@@ -317,6 +317,7 @@ fn take_over(
     }
     let options = fuse::Options {
         loop_threads: size(config.limits.threads_max),
+        spin_max: config.limits.spin_max,
         audit_wait: config.limits.audit_wait,
         request_deadline: config.limits.request_deadline,
         pace: PaceLimits {

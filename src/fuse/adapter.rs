@@ -26,6 +26,7 @@ use super::pace::Pace;
 use super::pages::Pages;
 use super::pending::{Busy, Owed, Slot, Watch};
 use super::reading::ReadAt;
+use super::spin::Spin;
 use super::{errno, translate};
 
 /// The FUSE side of one mount.
@@ -47,8 +48,17 @@ pub(super) struct Adapter {
 /// One reader of the device; all share an adapter.
 pub(super) struct Loop {
     pub(super) adapter: Arc<Adapter>,
-    /// Whether it was added because the others were held up, and rests while they are not.
-    pub(super) is_relief: bool,
+    pub(super) role: Role,
+}
+
+/// What a reader does between two requests.
+pub(super) enum Role {
+    /// It looks for the next one, and waits for it.
+    Standing(Spin),
+    /// It was added because the others were held up, and rests while they are not.
+    Relief,
+    /// It answers one request that was put by, and reads none.
+    Once,
 }
 
 impl std::ops::Deref for Loop {
@@ -80,8 +90,10 @@ impl Loop {
             tracing::error!("a handler failed; its request was answered with EIO");
         }
         drop(busy);
-        if self.is_relief {
-            self.watch.rest();
+        match &self.role {
+            Role::Standing(spin) => spin.look(),
+            Role::Relief => self.watch.rest(),
+            Role::Once => {}
         }
     }
 }
@@ -179,7 +191,7 @@ impl Loop {
     }
 
     fn defer(&self, file: FileStatus, asker: Asker, act: impl FnOnce(&Self, Asker) + Send + 'static) {
-        let this = Self { adapter: Arc::clone(&self.adapter), is_relief: false };
+        let this = Self { adapter: Arc::clone(&self.adapter), role: Role::Once };
         self.deferred.wait(file, asker, Box::new(move || act(&this, asker)));
     }
 

@@ -22,9 +22,11 @@ use parking_lot::Mutex;
 use crate::sys::packet::PacketSocket;
 use crate::sys::{descriptor, signal};
 
-use super::adapter::{Adapter, Loop};
+use super::Options;
+use super::adapter::{Adapter, Loop, Role};
 use super::introduction::Introduction;
 use super::pages::Pages;
+use super::spin::Spin;
 
 /// Readers at most; more than this many stuck ones are answered by the clock.
 const LOOPS_MAX: usize = 8;
@@ -41,6 +43,7 @@ pub(super) struct Loops {
     /// Guards the readers; each ends when the kernel ends the session.
     readers: Mutex<Vec<Reader>>,
     is_draining: Arc<AtomicBool>,
+    spin_max: Duration,
 }
 
 struct Reader {
@@ -52,14 +55,14 @@ struct Reader {
 }
 
 impl Loops {
-    /// Starts `count` readers in the session that was begun with `introduction`, and has the kernel send again what
+    /// Starts the readers in the session that was begun with `introduction`, and has the kernel send again what
     /// a reader of an earlier process took and did not answer.
     pub(super) fn start(
         device: OwnedFd,
         introduction: Introduction,
         pages: OwnedFd,
         adapter: Arc<Adapter>,
-        count: usize,
+        options: &Options,
     ) -> io::Result<Arc<Self>> {
         let loops = Arc::new(Self {
             device,
@@ -67,32 +70,37 @@ impl Loops {
             adapter,
             readers: Mutex::default(),
             is_draining: Arc::default(),
+            spin_max: options.spin_max,
         });
         // Over a descriptor of its own, since a reader's is given up at a hand-over.
-        let notifier = loops.session(false)?.notifier();
+        let notifier = loops.session(Role::Once)?.notifier();
         let _ = loops.adapter.pages.set(Pages::start(notifier, pages.into())?);
         if introduction.can_resend() {
             resend(&loops.device)?;
         }
-        for _ in 0..count.clamp(1, LOOPS_MAX) {
-            loops.add(false)?;
+        for _ in 0..options.loop_threads.clamp(1, LOOPS_MAX) {
+            loops.add(Role::Standing(loops.spin()?))?;
         }
         Ok(loops)
     }
 
     /// Adds a reader for as long as the others are held up; does nothing where there are many already.
     pub(super) fn relieve(&self) -> io::Result<()> {
-        self.add(true)
+        self.add(Role::Relief)
+    }
+
+    fn spin(&self) -> io::Result<Spin> {
+        Ok(Spin::new(self.device.try_clone()?, self.spin_max))
     }
 
     /// A session on the device, as if it had just begun.
     ///
     /// fuser begins every session by waiting for INIT, which the kernel sends once. So the session begins on a socket
     /// where the same INIT lies, and is then given the device in its place.
-    fn session(&self, is_relief: bool) -> io::Result<fuser::Session<Loop>> {
+    fn session(&self, role: Role) -> io::Result<fuser::Session<Loop>> {
         let (ours, theirs) = PacketSocket::pair()?;
         ours.send(&self.introduction.to_request(), &[])?;
-        let adapter = Loop { adapter: Arc::clone(&self.adapter), is_relief };
+        let adapter = Loop { adapter: Arc::clone(&self.adapter), role };
         let session =
             fuser::Session::from_fd(adapter, theirs.into(), SessionACL::All, fuser::Config::default())?;
         descriptor::replace(session.as_fd(), self.device.as_fd())?;
@@ -100,12 +108,12 @@ impl Loops {
     }
 
     /// Adds a reader; does nothing where there are many already.
-    fn add(&self, is_relief: bool) -> io::Result<()> {
+    fn add(&self, role: Role) -> io::Result<()> {
         let mut readers = self.readers.lock();
         if readers.len() >= LOOPS_MAX || self.is_draining.load(Ordering::Acquire) {
             return Ok(());
         }
-        let session = self.session(is_relief)?;
+        let session = self.session(role)?;
         let (number, keep_open) = (session.as_fd().as_raw_fd(), session.notifier());
         let is_draining = Arc::clone(&self.is_draining);
         let name = format!("fuse-{}", readers.len());

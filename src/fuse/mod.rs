@@ -14,6 +14,7 @@ mod pages;
 mod pending;
 mod read_only;
 mod reading;
+mod spin;
 mod translate;
 
 use std::io;
@@ -39,6 +40,8 @@ use pending::{Patience, Watch};
 pub struct Options {
     /// Threads that take requests from the kernel; more are added when all are held up.
     pub loop_threads: usize,
+    /// How long each of them looks for the next request before it sleeps; zero: not at all.
+    pub spin_max: Duration,
     /// How long an audit sink may block an open before it is answered with EIO.
     pub audit_wait: Duration,
     /// How long any request may take before it is answered with ETIMEDOUT.
@@ -104,7 +107,7 @@ impl Session {
         let notices = notices::Notices::start(tree, connection.orders);
         let _ = adapter.notices.set(Arc::downgrade(&notices));
         let Connection { device, introduction, pages, .. } = connection;
-        let loops = Loops::start(device, introduction, pages, adapter, options.loop_threads)?;
+        let loops = Loops::start(device, introduction, pages, adapter, options)?;
         let adding = Arc::downgrade(&loops);
         watch.when_all_are_stuck(Box::new(move || {
             if let Some(loops) = adding.upgrade()

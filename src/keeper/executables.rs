@@ -2,6 +2,7 @@
 //! a time on each socket; digests, which may take seconds, have a socket of their own.
 
 use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,9 @@ use parking_lot::{Condvar, Mutex};
 use crate::caller::{Executables, ProcExecutables, SeenExecutable};
 use crate::model::{Sha256Digest, Unknown};
 use crate::sys::packet::PacketSocket;
+use crate::sys::privilege::{self, Capability};
 use crate::sys::process::FileStatus;
+use crate::sys::program_memory::ProgramMemory;
 
 use super::wire::{MESSAGE_BYTES, Message, question, read_facts, write_facts};
 
@@ -21,21 +24,29 @@ const TEXT_BYTES_MAX: usize = 4096;
 const WAIT_MAX: Duration = Duration::from_secs(3);
 /// How long it waits for a digest: as long as a large file takes.
 const DIGEST_WAIT_MAX: Duration = Duration::from_secs(10);
-const BOUND: u32 = 1;
 
 /// Answers one worker's questions until its end of `socket` is closed. It never touches the mount: no file is opened but
 /// executables, and none of a FUSE file system.
+///
+/// It gives the right to administer the machine up for its thread: who opens a process's memory with that right is shown
+/// where its pages lie, and a worker has no use for that.
 pub(super) fn answer(socket: &PacketSocket, executables: &ProcExecutables) {
+    let given_up = privilege::give_up(Capability::SysAdmin);
+    if let Err(error) = &given_up {
+        tracing::warn!(%error, "each read under a rule on an executable asks for it: CAP_SYS_ADMIN cannot be given up");
+    }
     while let Ok(Some(packet)) = socket.receive(MESSAGE_BYTES) {
         let Some((asked, _)) = Message::read(&packet.bytes) else { return };
         let mut answer = Message::of(question::UNKNOWN, 0);
         answer.words[0] = asked.words[0];
         let mut text = String::new();
+        let mut memory = None;
         match asked.kind {
             question::FACTS => {
                 if let Ok(seen) = executables.executable_of(asked.number) {
-                    (answer.kind, answer.number) = (asked.kind, u32::from(seen.is_bound) * BOUND);
+                    answer.kind = asked.kind;
                     write_facts(&mut answer, &seen.facts);
+                    memory = seen.memory.filter(|_| given_up.is_ok());
                 }
             }
             question::PATH => {
@@ -56,10 +67,18 @@ pub(super) fn answer(socket: &PacketSocket, executables: &ProcExecutables) {
         }
         let mut bytes = answer.to_bytes().to_vec();
         bytes.extend(text.as_bytes().iter().take(TEXT_BYTES_MAX));
-        if socket.send(&bytes, &[]).is_err() {
+        let descriptors: Vec<_> = memory.iter().map(AsFd::as_fd).collect();
+        if socket.send(&bytes, &descriptors).is_err() {
             return;
         }
     }
+}
+
+/// What the keeper answered.
+struct Answer {
+    message: Message,
+    text: Vec<u8>,
+    descriptor: Option<OwnedFd>,
 }
 
 /// A worker's side of both sockets, which change when the keeper is replaced.
@@ -124,7 +143,7 @@ impl Line {
         }
     }
 
-    fn ask(&self, mut message: Message) -> Result<(Message, Vec<u8>), Unknown> {
+    fn ask(&self, mut message: Message) -> Result<Answer, Unknown> {
         let _turn = self.turn.lock();
         let until = Instant::now() + WAIT_MAX;
         loop {
@@ -141,13 +160,13 @@ impl Line {
 
 struct Gone;
 
-fn exchange(socket: &PacketSocket, message: Message) -> Result<Result<(Message, Vec<u8>), Unknown>, Gone> {
+fn exchange(socket: &PacketSocket, message: Message) -> Result<Result<Answer, Unknown>, Gone> {
     let is_late = |error: &std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
     if let Err(error) = socket.send(&message.to_bytes(), &[]) {
         return if is_late(&error) { Ok(Err(Unknown)) } else { Err(Gone) };
     }
     loop {
-        let packet = match socket.receive(MESSAGE_BYTES + TEXT_BYTES_MAX) {
+        let mut packet = match socket.receive(MESSAGE_BYTES + TEXT_BYTES_MAX) {
             Ok(Some(packet)) => packet,
             Err(error) if is_late(&error) => return Ok(Err(Unknown)),
             Ok(None) | Err(_) => return Err(Gone),
@@ -157,19 +176,23 @@ fn exchange(socket: &PacketSocket, message: Message) -> Result<Result<(Message, 
         if answer.words[0] != message.words[0] {
             continue;
         }
-        return Ok(if answer.kind == message.kind { Ok((answer, behind.to_vec())) } else { Err(Unknown) });
+        let text = behind.to_vec();
+        let is_known = answer.kind == message.kind;
+        let answer = || Answer { message: answer, text, descriptor: packet.descriptors.pop() };
+        return Ok(is_known.then(answer).ok_or(Unknown));
     }
 }
 
 impl Executables for Asking {
     fn executable_of(&self, tid: u32) -> Result<SeenExecutable, Unknown> {
-        let (answer, _) = self.quick.ask(Message::of(question::FACTS, tid))?;
-        Ok(SeenExecutable { facts: read_facts(&answer), is_bound: answer.number == BOUND })
+        let answer = self.quick.ask(Message::of(question::FACTS, tid))?;
+        let memory = answer.descriptor.map(ProgramMemory::of);
+        Ok(SeenExecutable { facts: read_facts(&answer.message), memory })
     }
 
     fn path_unproven_of(&self, tid: u32) -> Result<String, Unknown> {
-        let (_, text) = self.quick.ask(Message::of(question::PATH, tid))?;
-        String::from_utf8(text).map_err(|_| Unknown)
+        let answer = self.quick.ask(Message::of(question::PATH, tid))?;
+        String::from_utf8(answer.text).map_err(|_| Unknown)
     }
 
     fn digest_of(&self, tid: u32, expected: &FileStatus) -> Result<Sha256Digest, Unknown> {
@@ -178,7 +201,7 @@ impl Executables for Asking {
         }
         let mut message = Message::of(question::DIGEST, tid);
         write_facts(&mut message, expected);
-        let (answer, _) = self.digests.ask(message)?;
+        let answer = self.digests.ask(message)?.message;
         let mut digest = Sha256Digest([0; 32]);
         for (place, word) in digest.0.chunks_exact_mut(8).zip(&answer.words[1..]) {
             place.copy_from_slice(&word.to_le_bytes());
@@ -218,7 +241,7 @@ mod tests {
         let itself = ProcExecutables::default();
         let seen = asking.executable_of(own).unwrap();
         assert_eq!(seen.facts, itself.executable_of(own).unwrap().facts);
-        assert!(!seen.is_bound && asking.executable_of(own).unwrap().is_bound, "held from the first look on");
+        assert!(seen.memory.is_some_and(|memory| memory.is_in_use()), "it says while it is true");
         assert_eq!(asking.path_unproven_of(own), itself.path_unproven_of(own));
         assert_eq!(asking.digest_at_hand(&seen.facts), None);
         assert_eq!(asking.digest_of(own, &seen.facts), itself.digest_of(own, &seen.facts));

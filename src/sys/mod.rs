@@ -22,6 +22,7 @@ pub mod poll;
 pub mod privilege;
 pub mod probe;
 pub mod process;
+pub mod program_memory;
 pub mod signal;
 pub mod spawn;
 pub mod terminal;

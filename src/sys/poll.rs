@@ -53,6 +53,14 @@ pub fn wait(descriptors: &[(BorrowedFd<'_>, Interest)], wait_max: Duration) -> i
     Ok(entries.iter().map(ready).collect())
 }
 
+/// Whether a read would not wait: something is there, or it has ended. One system call, which never waits.
+#[must_use]
+pub fn is_ready(descriptor: BorrowedFd<'_>) -> bool {
+    let mut entry = libc::pollfd { fd: descriptor.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one entry, which lives through the call; the timeout 0 makes it return at once.
+    unsafe { libc::poll(&raw mut entry, 1, 0) != 0 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,9 +72,11 @@ mod tests {
         let (one, other) = UnixStream::pair().unwrap();
         let look = |interest| wait(&[(one.as_fd(), interest)], Duration::from_millis(5)).unwrap()[0];
         assert_eq!(look(Interest::Readable), Ready::default());
+        assert!(!is_ready(one.as_fd()));
         std::io::Write::write_all(&mut &other, b"x").unwrap();
         assert_eq!(look(Interest::Readable), Ready { is_readable: true, has_ended: false });
         assert_eq!(look(Interest::End), Ready::default());
+        assert!(is_ready(one.as_fd()));
         drop(other);
         assert!(look(Interest::End).has_ended);
     }

@@ -13,6 +13,8 @@ pub enum Capability {
     Fowner = 3,
     /// Locks memory past the limit.
     IpcLock = 14,
+    /// Mounts, and much else.
+    SysAdmin = 21,
 }
 
 /// `_LINUX_CAPABILITY_VERSION_3` (`include/uapi/linux/capability.h`): two words of 32 each.
@@ -67,6 +69,32 @@ pub fn keep_only(keep: &[Capability]) -> io::Result<()> {
     }
     // SAFETY: as above; the kernel only reads.
     if unsafe { libc::syscall(libc::SYS_capset, &raw mut header, wanted.as_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Gives one capability up, for this thread and all that it starts.
+///
+/// # Errors
+/// What the kernel, or a filter of system calls, reports.
+pub fn give_up(capability: Capability) -> io::Result<()> {
+    let mut header = Header { version: VERSION, pid: 0 };
+    let mut data = [Data::default(); 2];
+    // SAFETY: a header and two words of data, as this version demands; the kernel writes no more.
+    if unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let kept = !(1_u32 << (capability as u32));
+    let held = data[0];
+    data[0].effective &= kept;
+    data[0].permitted &= kept;
+    data[0].inheritable &= kept;
+    if data[0] == held {
+        return Ok(());
+    }
+    // SAFETY: as above; the kernel only reads.
+    if unsafe { libc::syscall(libc::SYS_capset, &raw mut header, data.as_ptr()) } != 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())

@@ -83,6 +83,66 @@ pub fn program(program: Program<'_>) -> io::Result<Child> {
     command.spawn()
 }
 
+/// A copy of this process that does nothing until it is ended; it is, when this is dropped.
+#[derive(Debug)]
+pub(super) struct WaitingCopy(libc::pid_t);
+
+/// Makes a copy of this process that waits to be ended.
+///
+/// # Errors
+/// When no process can be made.
+pub(super) fn waiting_copy() -> io::Result<WaitingCopy> {
+    // SAFETY: the child makes async-signal-safe system calls alone, and never returns from here. It dies with the
+    // thread that made it, or sees that it came too late for that.
+    let child = unsafe {
+        let parent = libc::getpid();
+        let child = libc::fork();
+        if child == 0 {
+            // A lock of ours must not be held by it.
+            libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0);
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            while libc::getppid() == parent {
+                libc::pause();
+            }
+            libc::_exit(0);
+        }
+        child
+    };
+    if child < 0 { Err(io::Error::last_os_error()) } else { Ok(WaitingCopy(child)) }
+}
+
+impl WaitingCopy {
+    /// The number of its process.
+    pub(super) fn id(&self) -> u32 {
+        self.0.cast_unsigned()
+    }
+
+    /// Ends it and waits for its end.
+    pub(super) fn end(&mut self) -> io::Result<()> {
+        let child = std::mem::take(&mut self.0);
+        if child == 0 {
+            return Ok(());
+        }
+        // SAFETY: the child is ours and was not waited for yet, so its number is its own.
+        unsafe {
+            libc::kill(child, libc::SIGKILL);
+            while libc::waitpid(child, std::ptr::null_mut(), 0) < 0 {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for WaitingCopy {
+    fn drop(&mut self) {
+        let _ended = self.end();
+    }
+}
+
 fn prepare(parent: u32, keep: Option<i32>) -> io::Result<()> {
     super::signal::begin_without();
     // SAFETY: bare system calls that take integers only.

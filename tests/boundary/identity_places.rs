@@ -260,6 +260,44 @@ fn an_exec_after_a_denied_read_is_decided_for_the_new_program() {
     assert_eq!(denied.number("pid"), released.number("pid"));
 }
 
+/// Reads the first file as the program it is, then becomes bash and reads it twice more, while a process that shares its
+/// memory lives on: that one is a thread's vfork(2), and says its number.
+const EXEC_WITH_MEMORY_KEPT: &str = "
+import ctypes, os, sys, threading, time
+path, clone, vm, vfork, chld = sys.argv[1], 56, 0x100, 0x4000, 17
+fd = os.open(path, os.O_RDONLY)
+os.write(1, b'read ' + os.read(fd, 7) + b'\\n')
+def share():
+    if ctypes.CDLL(None).syscall(clone, vm | vfork | chld, 0, 0, 0, 0) == 0:
+        os.write(1, b'keeper %d\\n' % os.getpid())
+        os.closerange(0, 100)
+        while True: time.sleep(1)
+threading.Thread(target=share, daemon=True).start()
+time.sleep(0.3)
+script = 'exec 2>&1; read -r line < \"$0\"; sleep 1.2; read -r line < \"$0\" && echo late $line; read -r line <&9 && echo kept $line'
+os.dup2(fd, 9)
+os.execv('/bin/bash', ['bash', '-c', script, path])
+";
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn an_exec_is_seen_within_a_second_where_somebody_keeps_the_memory_of_the_program_before() {
+    let instance = Setup::default().initialised();
+    let actor = instance.file("orders");
+    Program::of(&["cp", "-L", PYTHON, &actor]).run().ok();
+    instance.write_policy(&policy(&format!("exe = \"{actor}\"")));
+    instance.mount();
+    instance.put("prod/db", &[("password", b"hunter2\nsecond line\n")]);
+    let path = instance.path("prod/db/password");
+    let done = Asker::uid(ALICE).run(&[&actor, "-I", "-c", EXEC_WITH_MEMORY_KEPT, &path]);
+    let text = done.text();
+    let keeper = text.lines().find_map(|line| line.strip_prefix("keeper ")).expect("memory is shared");
+    Program::of(&["kill", "-9", keeper]).run().ok();
+    assert!(text.starts_with("read hunter2"), "{text} {}", done.err);
+    assert_eq!(text.matches("Permission denied").count(), 2, "{text}");
+    assert!(!text.contains("late") && !text.contains("kept"), "{text}");
+}
+
 #[test]
 fn a_replaced_executable_is_refused_where_the_rule_names_a_digest() {
     let (instance, actor) = start_with_actor("exe = \"ACTOR\"\nsha256 = \"SHA256\"");

@@ -70,6 +70,7 @@ impl Stage {
         std::fs::create_dir(&mount_point).unwrap();
         let options = Options {
             loop_threads: 1,
+            spin_max: Duration::from_micros(30),
             audit_wait: Duration::from_millis(40),
             request_deadline: Duration::from_secs(2),
             pace: PaceLimits {
