@@ -338,26 +338,39 @@ fn what_is_deleted_destroyed_or_revoked_is_never_given_from_memory() {
 fn a_thousand_opens_of_one_cold_secret_are_one_fetch_and_nobody_hangs_when_one_gives_up() {
     let site = Site::new();
     site.put("s", "1");
-    let remote = site.remote();
+    let remote = site.open(RemoteOptions { answer_within: 60 * S, ..site.options() });
     run(remote.look_up(&Login::machine(), &path("s"))).unwrap();
     let gate = Arc::new(tokio::sync::Semaphore::new(0));
     *site.engine.gate.lock() = Some(Arc::clone(&gate));
     run(async {
+        let asked = async |count: u64| {
+            let until = Instant::now() + 20 * S;
+            while site.engine.asked(Verb::Read) != count && Instant::now() < until {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            assert_eq!(site.engine.asked(Verb::Read), count);
+        };
         let first = {
             let remote = Arc::clone(&remote);
             tokio::spawn(async move { remote.fetch(&orders(), &wanted("s", 1)).await.map(drop) })
         };
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        asked(1).await;
+        let waiting = Arc::new(AtomicI64::new(0));
         let mut others = tokio::task::JoinSet::new();
         for _ in 0..1_000 {
-            let remote = Arc::clone(&remote);
-            others.spawn(async move { remote.fetch(&orders(), &wanted("s", 1)).await.map(drop) });
+            let (remote, waiting) = (Arc::clone(&remote), Arc::clone(&waiting));
+            others.spawn(async move {
+                waiting.fetch_add(1, Ordering::SeqCst);
+                remote.fetch(&orders(), &wanted("s", 1)).await.map(drop)
+            });
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        assert_eq!(site.engine.asked(Verb::Read), 1);
+        while waiting.load(Ordering::SeqCst) < 1_000 {
+            tokio::task::yield_now().await;
+        }
+        asked(1).await;
         first.abort();
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        assert_eq!(site.engine.asked(Verb::Read), 2, "another one asks for all");
+        // Another one asks for all.
+        asked(2).await;
         gate.add_permits(1);
         while let Some(other) = others.join_next().await {
             other.unwrap().unwrap();
