@@ -74,6 +74,12 @@ impl Places {
         mounts.into_iter().map(|mount| &mount.store).collect()
     }
 
+    /// Whether every store knows all there is in it.
+    #[must_use]
+    pub fn knows_all(&self) -> bool {
+        self.mounts.iter().all(|mount| mount.store.knows_all())
+    }
+
     /// The store that answers for `path`; `None` where none does, or where the path is the prefix itself.
     #[must_use]
     pub fn place<'a>(&'a self, path: &'a SecretPath) -> Option<Place<'a>> {

@@ -19,7 +19,7 @@ use crate::tree::Tree;
 const EVERY: Duration = Duration::from_millis(500);
 
 /// How often what remote stores remember is left anew while it changes. What was dropped is left out at once.
-const MEMORY_EVERY: Duration = Duration::from_secs(5);
+const MEMORY_EVERY: Duration = Duration::from_secs(1);
 /// Begins what is left where remote stores have a part in it: then comes each part with its length, the tree's first, the
 /// others with the names of their stores before them.
 const PARTS: &[u8; 8] = b"credfsP1";

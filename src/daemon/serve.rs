@@ -26,6 +26,8 @@ use super::reload::Reloader;
 use super::rooms::{self, Rooms, check, load_policy, size};
 use super::{Surroundings, ourselves, rights, socket};
 
+/// How long revoking our logins may take at the end.
+const LOG_OUT_MAX: Duration = Duration::from_secs(1);
 /// How long a starting worker waits for a command that has the files open.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 /// How often the worker looks whether it is still mounted.
@@ -157,9 +159,22 @@ pub fn work(working: Working<'_>) -> Result<(), CommandFault> {
     let instance = Arc::new(Instance { gate, locals, running: Some(running) });
     let ended = run(&live, &instance, &identifier, &runtime, adopted, working.surroundings, &remotes);
     remotes.iter().for_each(|remote| remote.close());
+    log_out(&runtime, &remotes);
     // What is still under way is bounded by its own deadline; it must not outlive the log.
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended
+}
+
+/// Revokes what we logged in with. An engine that does not answer revokes it itself when its time is over.
+fn log_out(runtime: &tokio::runtime::Runtime, remotes: &[Arc<Remote>]) {
+    let all = async {
+        for remote in remotes {
+            remote.log_out_all().await;
+        }
+    };
+    if runtime.block_on(async { tokio::time::timeout(LOG_OUT_MAX, all).await }).is_err() {
+        tracing::warn!("not every login was revoked at its store: it did not answer");
+    }
 }
 
 fn run(

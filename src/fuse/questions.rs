@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use crate::access::{Asking, Refusal};
 use crate::model::{Outcome, Reason};
 
-/// A secret, what lies in it, and what is behind a view: no name needs more.
-const QUESTIONS_MAX: u32 = 4;
+/// A secret, what lies in it, what is behind a view; and folder after folder, until one has something that the caller may
+/// see.
+const QUESTIONS_MAX: u32 = 32;
 
 /// The questions of one LOOKUP.
 #[derive(Clone)]

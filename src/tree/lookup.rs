@@ -41,11 +41,15 @@ impl Tree {
             Err(refusal) => return Lookup::Done(Err(refusal)),
         };
         let eyes = self.eyes(caller);
-        let looked = self.look(&eyes, &parent, name);
-        if let Err(Refusal { outcome: Outcome::Hidden, .. }) = looked
-            && let Some(asking) = self.question(caller, &parent, name)
-        {
-            return Lookup::Asking(asking);
+        let mut looked = self.look(&eyes, &parent, name);
+        if let Err(Refusal { outcome: Outcome::Hidden, .. }) = looked {
+            if let Some(asking) = self.question(caller, &parent, name) {
+                return Lookup::Asking(asking);
+            }
+            // There may be nothing left to ask because somebody else's question was answered since the look.
+            if !self.gate.places().knows_all() {
+                looked = self.look(&eyes, &parent, name);
+            }
         }
         Lookup::Done(self.found(&eyes, &parent, name, looked, caller))
     }

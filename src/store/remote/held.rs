@@ -145,12 +145,23 @@ pub(super) struct Memory {
     pub(super) changes: u64,
     /// Paths at which there is no secret, with the number of the request whose answer said so and when; the last few.
     removed: VecDeque<(SecretPath, u64, i64)>,
-    /// When each folder was last listed, by the boot clock.
-    listed: HashMap<Box<str>, i64>,
+    /// Folders that were listed.
+    listed: HashMap<Box<str>, Listed>,
 }
 
 /// How many secrets that went are remembered.
 const REMOVED_MAX: usize = 256;
+/// What is remembered of the last listing of a folder.
+#[derive(Clone, Default)]
+struct Listed {
+    /// By the boot clock.
+    when_us: i64,
+    /// The folders in it.
+    folders: Box<[Box<str>]>,
+}
+
+/// How deep folders are looked into.
+pub(super) const DEPTH_MAX: usize = 64;
 /// How many folders are remembered as listed.
 const LISTED_MAX: usize = 4096;
 
@@ -256,17 +267,33 @@ impl Memory {
             && self.removed.iter().any(|(other, _, when)| other == path && *when > since_us)
     }
 
-    /// Notes that a folder was listed.
-    pub(super) fn note_listed(&mut self, folder: &str, now_us: i64) {
+    /// Notes that a folder was listed, and which folders are in it.
+    pub(super) fn note_listed(&mut self, folder: &str, folders: &[Box<str>], now_us: i64) {
         if self.listed.len() >= LISTED_MAX {
             self.listed.clear();
         }
-        self.listed.insert(folder.into(), now_us);
+        self.listed.insert(folder.into(), Listed { when_us: now_us, folders: folders.into() });
     }
 
-    /// Whether a folder was listed after `since_us`.
-    pub(super) fn is_listed(&self, folder: &str, since_us: i64) -> bool {
-        self.listed.get(folder).is_some_and(|when| *when > since_us)
+    /// The next folder to be listed before it can be said that nothing is in `folder`: itself, unless it was listed after
+    /// `since_us`, else one below it that never was.
+    pub(super) fn unlisted(&self, folder: &str, since_us: i64) -> Option<Box<str>> {
+        let Some(listed) = self.listed.get(folder).filter(|listed| listed.when_us > since_us) else {
+            return Some(folder.into());
+        };
+        if folder.matches('/').count() >= DEPTH_MAX {
+            return None;
+        }
+        listed.folders.iter().find_map(|below| self.unlisted(below, i64::MIN))
+    }
+
+    /// How many secrets are known below a folder.
+    pub(super) fn count_below(&self, folder: &str) -> usize {
+        let below = if folder.is_empty() { String::new() } else { format!("{folder}/") };
+        self.secrets
+            .range::<str, _>((std::ops::Bound::Included(below.as_str()), std::ops::Bound::Unbounded))
+            .take_while(|(path, _)| path.as_str().starts_with(&below))
+            .count()
     }
 
     /// How long the values that a login would be given at `path` have been stale; those of any login where it has none.

@@ -38,8 +38,8 @@ use numbers::Numbers;
 
 use super::readable::readable;
 use super::{
-    Change, Changed, Fetched, Login, LoginStatus, Pending, Source, Store, StoreFault, StoreState, Wanted,
-    Watcher,
+    Change, Changed, Fetched, Login, LoginState, LoginStatus, Pending, Source, Store, StoreFault, StoreState,
+    Wanted, Watcher,
 };
 use crate::model::{FieldNode, Secret, SecretPath};
 
@@ -124,6 +124,20 @@ impl Remote {
     pub async fn log_out(&self, login: &Login) {
         self.forget_login(login);
         self.source.log_out(login).await;
+    }
+
+    /// Revokes every login at the engine, since nobody is served any more. What they were given stays.
+    pub async fn log_out_all(&self) {
+        for status in self.source.logins() {
+            if status.state == LoginState::Valid {
+                self.source.log_out(&status.login).await;
+            }
+        }
+    }
+
+    /// What was not there before this, by the boot clock, is to be asked for again.
+    fn absent_since_us(&self) -> i64 {
+        self.now_us().saturating_sub(ABSENT_FOR.as_micros() as i64)
     }
 
     fn now_us(&self) -> i64 {
@@ -311,13 +325,11 @@ impl Store for Remote {
     }
 
     fn is_absent(&self, path: &SecretPath) -> bool {
-        let since_us = self.now_us().saturating_sub(ABSENT_FOR.as_micros() as i64);
-        self.memory.read().is_absent(path, since_us)
+        self.memory.read().is_absent(path, self.absent_since_us())
     }
 
     fn is_listed(&self, folder: &str) -> bool {
-        let since_us = self.now_us().saturating_sub(ABSENT_FOR.as_micros() as i64);
-        self.memory.read().is_listed(folder, since_us)
+        self.memory.read().unlisted(folder, self.absent_since_us()).is_none()
     }
 
     fn logins(&self) -> Vec<LoginStatus> {
@@ -344,7 +356,7 @@ impl Store for Remote {
     }
 
     fn look_into<'a>(&'a self, login: &'a Login, folder: &'a str) -> Pending<'a, Result<(), StoreFault>> {
-        Box::pin(self.list(login, folder))
+        Box::pin(self.look_below(login, folder))
     }
 
     fn refresh<'a>(

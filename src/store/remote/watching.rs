@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use super::Remote;
+use super::held::DEPTH_MAX;
 use super::held::{Entry, Memory, sighted};
 use super::verdict::Saying;
 use crate::model::SecretPath;
@@ -20,8 +21,6 @@ const SILENCE_MAX_US: i64 = 10_000_000;
 const BURST: f64 = 10.0;
 /// Polls under way at once.
 const POLLS_MAX: usize = 4;
-/// How deep folders may lie in one another.
-const DEPTH_MAX: usize = 64;
 /// Of the polls, the part that goes to secrets that were not read for long.
 const IDLE_SHARE: f64 = 0.2;
 /// Times by which the interval of a secret that cannot be described is doubled at most.
@@ -316,6 +315,27 @@ impl Remote {
         }
     }
 
+    /// Lists a folder, and those in it, until something new is known below it or there is nothing more to list. A folder
+    /// in it that may not be listed has nothing to show.
+    pub(super) async fn look_below(&self, login: &Login, folder: &str) -> Result<(), StoreFault> {
+        let known = self.memory.read().count_below(folder);
+        let mut since_us = self.absent_since_us();
+        loop {
+            let Some(next) = self.memory.read().unlisted(folder, since_us) else { return Ok(()) };
+            match self.list(login, &next).await {
+                Err(fault) if *next != *folder && Saying::of(&fault) == Saying::Refused => {
+                    self.memory.write().note_listed(&next, &[], self.now_us());
+                }
+                listed => listed?,
+            }
+            if self.memory.read().count_below(folder) > known {
+                return Ok(());
+            }
+            // One that took long is not begun again.
+            since_us = i64::MIN;
+        }
+    }
+
     /// Lists one folder, or waits for whoever lists it already.
     pub(super) async fn list(&self, login: &Login, folder: &str) -> Result<(), StoreFault> {
         let listing = async {
@@ -357,7 +377,7 @@ impl Remote {
             }
         }
         let mut memory = self.memory.write();
-        memory.note_listed(folder, self.now_us());
+        memory.note_listed(folder, &folders, self.now_us());
         // What is listed no more, and was known by its name alone, is not there; of more the engine is asked.
         let below = if folder.is_empty() { String::new() } else { format!("{folder}/") };
         let here = memory

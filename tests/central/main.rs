@@ -1,0 +1,14 @@
+//! Secrets of real Vault-like servers through a real mount, for real uids: logins apart, outages, rotation, restarts.
+//! Needs root.
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout, reason = "tests")]
+#![allow(dead_code, unused_imports, reason = "the harnesses have more than these tests need")]
+
+#[path = "../boundary/harness/mod.rs"]
+mod harness;
+#[path = "../vault/harness/mod.rs"]
+mod servers;
+
+mod logins;
+mod outages;
+mod place;
+mod rotation;
