@@ -49,7 +49,7 @@ fn every_answer_that_is_none_has_its_fault_and_its_deadline() {
     let chunked = Does::Say(
         [
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".as_slice(),
-            &b"100000\r\n".repeat(1),
+            b"100000\r\n".as_slice(),
             &[b'x'; 0x100_000],
         ]
         .concat(),
