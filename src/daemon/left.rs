@@ -122,8 +122,11 @@ fn together(remotes: &[Arc<Remote>], of_tree: Zeroizing<Vec<u8>>) -> Zeroizing<V
     all
 }
 
+/// The name of a store, and what it remembers.
+type OfStore<'a> = (&'a [u8], &'a [u8]);
+
 /// Takes apart what [`together`] made; what was left without remote stores is the tree's alone.
-fn parts(plain: &[u8]) -> (&[u8], Vec<(&[u8], &[u8])>) {
+fn parts(plain: &[u8]) -> (&[u8], Vec<OfStore<'_>>) {
     let Some(mut rest) = plain.strip_prefix(PARTS) else { return (plain, Vec::new()) };
     let mut next = || -> Option<&[u8]> {
         let (length, after) = rest.split_first_chunk()?;

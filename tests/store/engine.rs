@@ -191,8 +191,10 @@ impl Source for Engine {
         path: &'a SecretPath,
     ) -> Pending<'a, Result<Answer<Option<Description>>, SourceFault>> {
         Box::pin(async move {
+            // As it is when it is asked: a slow answer is an old one.
+            let content = self.describe_now(path);
             let id = self.hear(Some(login), Verb::Describe).await?;
-            Ok(Answer { content: self.describe_now(path), request_id: Some(id) })
+            Ok(Answer { content, request_id: Some(id) })
         })
     }
 

@@ -284,7 +284,8 @@ fn a_refusal_wins_over_what_is_held_and_what_was_refused_stays_away() {
 fn what_is_deleted_destroyed_or_revoked_is_never_given_from_memory() {
     let v = Some(version(1));
     let s = || path("s");
-    let cases: [(fn(&StoreFault) -> bool, Change); 4] = [
+    type IsRight = fn(&StoreFault) -> bool;
+    let cases: [(IsRight, Change); 4] = [
         (|fault| matches!(fault, StoreFault::Deleted(..)), Change::Delete { secret: s(), version: v }),
         (|fault| matches!(fault, StoreFault::Destroyed(..)), Change::Destroy { secret: s(), version: v }),
         (
@@ -744,7 +745,7 @@ fn a_version_made_anew_under_an_old_number_is_another_one() {
     let other = Site::new();
     site.put("s", "old");
     other.dial.pass(S);
-    let remote = site.remote();
+    let remote = site.open(site.with_cache());
     get(&remote, &orders(), "s", 1).unwrap();
     let node = remote.known(&orders(), &path("s")).unwrap().versions[0].fields[0].node;
     drop(remote);
@@ -754,7 +755,15 @@ fn a_version_made_anew_under_an_old_number_is_another_one() {
     let engine = Engine::over(Arc::new(fresh(&other.directory_anew(), &hand)));
     run(engine.local.change(&Login::machine(), put_change("s", &[("f", b"new")], true, Stage::Current)))
         .unwrap();
-    let remote = Remote::open(Arc::new(engine), site.options()).unwrap();
+    let engine = Arc::new(engine);
+    let remote = Remote::open(Arc::clone(&engine) as Arc<dyn Source>, site.with_cache()).unwrap();
+    run(remote.refresh(&orders(), Some(&path("s")))).unwrap();
+    engine.away();
+    assert!(get(&remote, &orders(), "s", 1).is_err(), "the old bytes are not given for it");
+    drop(remote);
+    let remote = Remote::open(Arc::clone(&engine) as Arc<dyn Source>, site.with_cache()).unwrap();
+    assert!(get(&remote, &orders(), "s", 1).is_err(), "nor from the disk");
+    engine.feel(Mood::Well);
     assert_eq!(get(&remote, &orders(), "s", 1).unwrap(), ok("new", 0));
     let anew = remote.known(&orders(), &path("s")).unwrap().versions[0].fields[0].node;
     assert!(anew > node, "its bytes are others: so is its number");

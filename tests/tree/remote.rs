@@ -99,7 +99,10 @@ fn a_view_of_what_nobody_asked_for_is_found_by_asking() {
 fn nothing_is_asked_for_whom_nothing_was_granted_and_no_value_for_who_may_only_list() {
     let Scene { world, engine, .. } = plain("nobody");
     world.put("prod/orders", Stage::Current, &[("password", "one")]);
-    assert_eq!(outcome(world.walk(&world.caller(300), "prod/orders/password")), Outcome::Hidden);
+    for path in ["prod/orders/password", "nothing", "nginx/orders.pem"] {
+        assert_eq!(outcome(world.walk(&world.caller(300), path)), Outcome::Hidden);
+    }
+    assert_eq!(engine.asked_in_all(), 0, "nothing is asked for whom nothing was granted");
     assert_eq!(outcome(world.walk(&world.caller(200), "prod/other/password")), Outcome::Hidden);
     let asked = engine.asked_in_all();
     for _ in 0..10 {

@@ -12,7 +12,7 @@ use super::merge::{self, Before, Fields, Merged};
 use super::numbers::Content;
 use super::record;
 use super::verdict::Saying;
-use crate::model::{Secret, SecretPath, State, Version};
+use crate::model::{Secret, SecretPath, Version};
 use crate::store::readable::readable;
 use crate::store::{Changed, Description, Login, StoreFault, Values};
 
@@ -87,12 +87,7 @@ impl Remote {
         // Of what was seen by its name alone, or not numbered yet, nothing changes when more is known.
         let known_before = before.clone().filter(|before| was_described && !before.versions.is_empty());
         let Some(said) = news.said else {
-            self.numbers.write().forget(path, None)?;
-            let had_values = self.memory.write().remove(path, news.asked, self.now_us());
-            if was_described || had_values {
-                self.note_in_cache(|cache, mark| cache.note_gone(mark, path));
-                self.drops.fetch_add(1, Ordering::SeqCst);
-            }
+            self.learn_gone(path, news.asked, was_described)?;
             return Ok(Learned { before: known_before, after: None });
         };
         let Merged { secret, exact } = merge::merged(
@@ -135,14 +130,23 @@ impl Remote {
             if let Some((false, record)) = &record {
                 cache.note_secret(record);
             }
-            let not_to_be_given = after.versions.iter().filter(|version| version.state != State::Active);
-            if dropped > 0 && after.deleted {
+            // All of it: what may still be given is noted anew when it is.
+            if dropped > 0 {
                 cache.note_dropped(mark, None, path, None);
-            } else if dropped > 0 {
-                not_to_be_given.for_each(|gone| cache.note_dropped(mark, None, path, Some(gone.number)));
             }
         });
         Ok(Learned { before: known_before, after: Some(after) })
+    }
+
+    /// There is no such secret any more, or never was.
+    fn learn_gone(&self, path: &SecretPath, asked: u64, was_described: bool) -> Result<(), StoreFault> {
+        self.numbers.write().forget(path, None)?;
+        let had_values = self.memory.write().remove(path, asked, self.now_us());
+        if was_described || had_values {
+            self.note_in_cache(|cache, mark| cache.note_gone(mark, path));
+            self.drops.fetch_add(1, Ordering::SeqCst);
+        }
+        Ok(())
     }
 
     /// Tells watchers, if anything they could see is another than before.

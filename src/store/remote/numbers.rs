@@ -375,7 +375,7 @@ fn content_record(path: &SecretPath, content: &Content) -> Zeroizing<Vec<u8>> {
 
 fn key_record(key: &Zeroizing<[u8; 32]>) -> Zeroizing<Vec<u8>> {
     let mut out = Out::of(6, 32);
-    out.array(&**key);
+    out.array(key);
     out.done()
 }
 

@@ -98,7 +98,7 @@ impl SealedLog {
                 break;
             }
             let size = u32::from_le_bytes(size) as usize;
-            if size < SEAL_BYTES || size > RECORD_BYTES_MAX || left - 4 < size as u64 {
+            if !(SEAL_BYTES..=RECORD_BYTES_MAX).contains(&size) || left - 4 < size as u64 {
                 break;
             }
             frame.resize(size, 0);
