@@ -102,10 +102,12 @@ fn directly(
         .max_blocking_threads(1)
         .build()
         .map_err(|error| CommandFault::failed(format!("no thread could be started: {error}")))?;
-    let Rooms { gate, locals, .. } = rooms;
+    let Rooms { gate, locals, remotes, .. } = rooms;
     let instance = Instance { gate, locals, running: None };
     let actor = Actor::Owner(daemon::ourselves());
     let executed = runtime.block_on(execute(&instance, &actor, command, values));
+    remotes.iter().for_each(|remote| remote.close());
+    daemon::log_out(&runtime, &remotes);
     for local in instance.locals.values() {
         // No instance does it: each command on the files erases what is due, whatever it was asked for.
         if let Err(fault) = local.store.retire() {

@@ -17,7 +17,7 @@ const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
 const LOG_BYTES: u64 = 1024 * 1024 * 1024;
 
 /// Keys that name one file, in whatever table.
-const FILES: [&str; 9] = [
+const FILES: [&str; 12] = [
     "path",
     "key_file",
     "socket",
@@ -26,6 +26,9 @@ const FILES: [&str; 9] = [
     "client_key_file",
     "secret_id_file",
     "jwt_file",
+    "state_file",
+    "cache_file",
+    "cache_key_file",
     "token_file",
 ];
 

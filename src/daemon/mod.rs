@@ -22,7 +22,7 @@ pub use init::{Laid, Layout};
 pub use restore::restore;
 pub use rooms::{OpenTrouble, Rooms, check, load_policy, local_options, open};
 pub use sample::Sandbox;
-pub use serve::{Working, work};
+pub use serve::{Working, log_out, work};
 pub use vault::check_remote;
 
 use std::path::PathBuf;

@@ -13,7 +13,7 @@ use crate::document::Fault;
 use crate::model::UnixTime;
 use crate::policy::{self, Loaded, Policy, SystemNames};
 use crate::store::{
-    CacheFile, Grace, KeySource, Local, LocalOptions, Remote, RemoteOptions, Store, StoreFault, Vault,
+    CacheFile, Grace, KeySource, Local, LocalOptions, Remote, RemoteOptions, Source, Store, StoreFault, Vault,
 };
 use crate::sys::{harden, names};
 
@@ -31,6 +31,8 @@ pub struct Rooms {
     pub locals: BTreeMap<String, LocalStore>,
     /// The remote stores, to be watched and left to a successor.
     pub remotes: Vec<Arc<Remote>>,
+    /// The engines behind them, to be told of other logins.
+    pub engines: Vec<(Arc<Vault>, Arc<Remote>)>,
     /// What opening the audit log found.
     pub opened: Opened,
 }
@@ -126,7 +128,7 @@ pub fn open(
         }
     };
     let (log, opened) = Log::open(log_options(config, wait)).map_err(log_trouble)?;
-    let (mut locals, mut remotes) = (BTreeMap::new(), Vec::new());
+    let (mut locals, mut remotes, mut engines) = (BTreeMap::new(), Vec::new(), Vec::new());
     let mut stores: Vec<(String, Arc<dyn Store>)> = Vec::new();
     for settings in &config.stores {
         match &settings.kind {
@@ -138,11 +140,13 @@ pub fn open(
                 locals.insert(settings.name.clone(), LocalStore { store, path: local.path.clone() });
             }
             StoreKind::Vault(vault) => {
-                let engine = Vault::new(vault_options(&settings.name, vault, &policy, surroundings)?);
+                let engine =
+                    Arc::new(Vault::new(vault_options(&settings.name, vault, &policy, surroundings)?));
                 let options = remote_options(config, &vault.remote, surroundings, wait)?;
-                let store = Remote::open(Arc::new(engine), options)
+                let store = Remote::open(Arc::clone(&engine) as Arc<dyn Source>, options)
                     .map_err(|fault| store_trouble(fault, &vault.remote.state_file))?;
                 stores.push((settings.prefix.clone(), Arc::clone(&store) as Arc<dyn Store>));
+                engines.push((engine, Arc::clone(&store)));
                 remotes.push(store);
             }
         }
@@ -159,7 +163,7 @@ pub fn open(
         },
         clock: Box::new(|| UnixTime::from(std::time::SystemTime::now())),
     }));
-    Ok(Rooms { gate, locals, remotes, opened })
+    Ok(Rooms { gate, locals, remotes, engines, opened })
 }
 
 /// A number of the configuration as a size in memory.

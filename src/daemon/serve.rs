@@ -65,6 +65,8 @@ impl Running for Live {
         let counts = served.as_ref().map(|(_, tree)| tree.counts());
         let stores: Vec<StoreStatus> =
             self.gate.places().stores().into_iter().map(|store| StoreStatus::of(store.as_ref())).collect();
+        let is_remote =
+            |name: &str| self.config.stores.iter().any(|store| store.name == name && store.local().is_none());
         let recording = self.gate.log().check();
         let is_mounted = served.as_ref().is_some_and(|(session, _)| session.is_serving());
         let (state, why) = if self.is_stopping.load(Ordering::Relaxed) {
@@ -76,8 +78,13 @@ impl Running for Live {
                 "degraded",
                 Some("the audit log cannot be written, so nothing is released: `credfs doctor` says why"),
             )
-        } else if stores.iter().any(|store| store.state != StoreState::Ready) {
+        } else if stores.iter().any(|store| store.state != StoreState::Ready && !is_remote(&store.name)) {
             ("degraded", Some("a store cannot be used: `credfs doctor` says why"))
+        } else if stores.iter().any(|store| store.state != StoreState::Ready) {
+            (
+                "serving",
+                Some("a store does not answer: what was read from it lately is given within its grace"),
+            )
         } else {
             ("serving", None)
         };
@@ -130,7 +137,7 @@ pub fn work(working: Working<'_>) -> Result<(), CommandFault> {
     let executables = loaded.policy.executables();
     let rooms = rooms::open(&config, working.surroundings, Some(loaded.policy), LOCK_WAIT)
         .map_err(rooms::OpenTrouble::into_fault)?;
-    let Rooms { gate, locals, remotes, opened } = rooms;
+    let Rooms { gate, locals, remotes, engines, opened } = rooms;
     if let Some(fingerprint) = opened.new_chain {
         tracing::warn!(%fingerprint, "a new audit chain begins: keep its fingerprint elsewhere");
     }
@@ -146,6 +153,9 @@ pub fn work(working: Working<'_>) -> Result<(), CommandFault> {
             gate: Arc::clone(&gate),
             identifier: Arc::clone(&identifier),
             locals: locals.values().map(|local| Arc::clone(&local.store)).collect(),
+            engines,
+            surroundings: working.surroundings.clone(),
+            runtime: runtime.handle().clone(),
             config: Mutex::new(config.clone()),
             public_entry_lifetime: config.limits.directory_life,
         },
@@ -166,7 +176,10 @@ pub fn work(working: Working<'_>) -> Result<(), CommandFault> {
 }
 
 /// Revokes what we logged in with. An engine that does not answer revokes it itself when its time is over.
-fn log_out(runtime: &tokio::runtime::Runtime, remotes: &[Arc<Remote>]) {
+pub fn log_out(runtime: &tokio::runtime::Runtime, remotes: &[Arc<Remote>]) {
+    if remotes.is_empty() {
+        return;
+    }
     let all = async {
         for remote in remotes {
             remote.log_out_all().await;

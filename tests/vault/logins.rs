@@ -220,7 +220,9 @@ fn each_identity_logs_in_as_itself() {
     let (gone, kept) = (accessor("billing").unwrap(), accessor("orders"));
     let mut logins = options.logins.clone();
     logins.remove("billing");
-    opened.run(opened.vault.set_logins(&logins));
+    for ended in opened.vault.set_logins(&logins) {
+        opened.run(ended.log_out());
+    }
     assert!(!bao.accessors().contains(&gone));
     assert_eq!(accessor("orders"), kept);
     let mut strict = options;

@@ -126,6 +126,11 @@ impl Remote {
         self.source.log_out(login).await;
     }
 
+    /// Forgets what a login was given, since it is another account from now on.
+    pub fn forget(&self, login: &Login) {
+        self.forget_login(login);
+    }
+
     /// Revokes every login at the engine, since nobody is served any more. What they were given stays.
     pub async fn log_out_all(&self) {
         for status in self.source.logins() {

@@ -45,6 +45,22 @@ pub struct Vault {
     form: Mutex<Option<(Form, Instant)>>,
 }
 
+/// A login that is configured no more.
+pub struct EndedLogin(Arc<Account>);
+
+impl EndedLogin {
+    /// Whose it was.
+    #[must_use]
+    pub fn login(&self) -> &Login {
+        &self.0.login
+    }
+
+    /// Revokes it at the server.
+    pub async fn log_out(self) {
+        self.0.log_out().await;
+    }
+}
+
 impl Vault {
     /// Makes ready to use a server. Nobody is asked yet.
     #[must_use]
@@ -69,8 +85,10 @@ impl Vault {
         vault
     }
 
-    /// Puts other logins of identities in force: those that are as they were keep their sessions, the others are logged out.
-    pub async fn set_logins(&self, logins: &BTreeMap<String, LoginSetup>) {
+    /// Puts other logins of identities in force: those that are as they were keep their sessions, the others are returned.
+    /// What those were given belongs to nobody any more, and they are to be logged out.
+    #[must_use]
+    pub fn set_logins(&self, logins: &BTreeMap<String, LoginSetup>) -> Vec<EndedLogin> {
         let mut gone = Vec::new();
         {
             let mut accounts = self.accounts.write();
@@ -93,9 +111,7 @@ impl Vault {
             gone.extend(accounts.drain().map(|(_, account)| account));
             *accounts = kept;
         }
-        for account in gone {
-            account.log_out().await;
-        }
+        gone.into_iter().map(EndedLogin).collect()
     }
 
     /// What stands at the mount, in words: asked under a login, which is made for it.

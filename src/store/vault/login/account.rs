@@ -29,7 +29,7 @@ const DOUBT_PAUSE_MAX: Duration = Duration::from_secs(600);
 
 /// One login.
 pub(in crate::store::vault) struct Account {
-    pub(super) login: Login,
+    pub(in crate::store::vault) login: Login,
     pub(super) setup: LoginSetup,
     /// The servers, asked with this login's certificate where it has one.
     pub(in crate::store::vault) server: Arc<Server>,
