@@ -18,6 +18,7 @@ use crate::keeper::{self, Adopted, Link, Told};
 use crate::model::{Operation, Outcome, Reason};
 use crate::store::{Remote, StoreState};
 use crate::sys::notify::{Notify, monotonic_us};
+use crate::sys::program_text;
 use crate::sys::{harden, memory};
 use crate::tree::{self, Tree};
 
@@ -217,6 +218,9 @@ fn run(
     let mut told = listen_to_keeper(live)?;
     let upkeep = leaving.keep_leaving(&tree, &live.link).map_err(|error| cannot_serve(&error))?;
     live.link.serving().map_err(|error| cannot_serve(&error))?;
+    // What only the start needed: it is most of the program.
+    let given_back_bytes = program_text::give_back();
+    tracing::debug!(given_back_bytes, "instructions that the start needed");
     let notify = Notify::to(surroundings.notify_socket.as_deref());
     tell(&notify, &format!("READY=1\nMAINPID={}", std::process::id()));
     tracing::info!(mount_point = %live.config.mount_point.display(), "serving");

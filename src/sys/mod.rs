@@ -23,6 +23,7 @@ pub mod privilege;
 pub mod probe;
 pub mod process;
 pub mod program_memory;
+pub mod program_text;
 pub mod signal;
 pub mod spawn;
 pub mod terminal;
