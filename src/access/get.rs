@@ -64,7 +64,12 @@ impl Gate {
         };
         let fetched = match check_state(target) {
             Ok(()) => {
-                place.store.fetch(self.places().login(), &wanted).await.map_err(|fault| Refusal::from(&fault))
+                let own = match actor {
+                    Actor::Peer(caller) => self.own_login(&self.policy(), *caller, &target.secret),
+                    Actor::Owner(_) => None,
+                };
+                let login = own.unwrap_or_else(|| self.places().login().clone());
+                place.store.fetch(&login, &wanted).await.map_err(|fault| Refusal::from(&fault))
             }
             Err(refusal) => Err(refusal),
         };

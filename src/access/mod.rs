@@ -7,6 +7,7 @@
 mod administer;
 mod get;
 mod limits;
+mod minted;
 mod places;
 mod read;
 mod record;

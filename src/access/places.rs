@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::model::{FieldNode, Secret, SecretPath};
-use crate::store::{Login, Store, Wanted};
+use crate::store::{Declared, Login, Store, Wanted};
 
 /// Stores by the prefix under which they appear; the longest prefix that fits a path answers for it.
 pub struct Places {
@@ -94,6 +94,20 @@ impl Places {
     pub fn known(&self, path: &SecretPath) -> Option<Arc<Secret>> {
         let place = self.place(path)?;
         place.store.known(&self.login, &place.path)
+    }
+
+    /// What is known of the secret at `path`, as it is shown under `login`.
+    #[must_use]
+    pub fn known_as(&self, login: &Login, path: &SecretPath) -> Option<Arc<Secret>> {
+        let place = self.place(path)?;
+        place.store.known(login, &place.path)
+    }
+
+    /// What is declared of the secret at `path`, where it is minted for each consumer.
+    #[must_use]
+    pub fn declared(&self, path: &SecretPath) -> Option<(Arc<Declared>, &Arc<dyn Store>)> {
+        let place = self.place(path)?;
+        Some((place.store.declared(&place.path)?, place.store))
     }
 
     /// Calls `visit` with the path of every known secret below the directory `directory` (`""` is the root), and

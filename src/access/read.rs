@@ -13,6 +13,7 @@ use crate::model::{
 use crate::policy::{Action, Decision, Permit, Request};
 use crate::store::{Fetched, Login, Store, StoreFault, Wanted};
 
+use super::minted::account_of;
 use super::record::{about, freshness, micros, who};
 use super::spoken::{trace_decision, trace_refusal};
 use super::{Gate, Refusal};
@@ -164,7 +165,10 @@ impl Gate {
                     version: target.version,
                     field: target.field.clone(),
                 };
-                let login = self.login_for(&permit, place.store.as_ref());
+                let policy = self.policy();
+                let login = self
+                    .own_login(&policy, caller, &target.secret)
+                    .unwrap_or_else(|| account_of(&policy, permit.identity(), place.store.name()));
                 let store = Arc::clone(place.store);
                 Ok(Permitted { permit, target, reader, person, store, wanted, login, begun })
             }
@@ -185,12 +189,6 @@ impl Gate {
             Decision::Allow(permit) => Ok(permit),
             Decision::Deny(denial) => Err(denial.into()),
         }
-    }
-
-    /// The account under which the store is asked: the identity's own where policy gives it one.
-    fn login_for(&self, permit: &Permit, store: &dyn Store) -> Login {
-        let has_own = self.policy().login_of(permit.identity(), store.name()).is_some();
-        if has_own { Login::of_identity(permit.identity()) } else { Login::machine() }
     }
 
     /// Asks the store for what it has not at hand, unless the reader has too much under way.

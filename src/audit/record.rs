@@ -72,6 +72,8 @@ pub struct Entry<'a> {
     pub latency_us: Option<u64>,
     /// The store's own name for its request.
     pub request_id: Option<&'a str>,
+    /// For whom something was minted or ended: a unit, a container or a process, by name or number.
+    pub consumer: Option<&'a str>,
 }
 
 impl Entry<'_> {
@@ -98,6 +100,7 @@ impl Entry<'_> {
             bytes: None,
             latency_us: None,
             request_id: None,
+            consumer: None,
         }
     }
 }
@@ -161,6 +164,7 @@ pub(super) fn body(line: &mut Vec<u8>, entry: &Entry<'_>) {
     number(line, "bytes", entry.bytes);
     number(line, "latency_us", entry.latency_us);
     text(line, "request_id", entry.request_id);
+    text(line, "consumer", entry.consumer);
     number(line, "count", entry.count);
 }
 

@@ -52,6 +52,8 @@ words! {
         Checkpoint = "checkpoint",
         Seal = "seal",
         Login = "login",
+        Mint = "mint",
+        Renew = "renew",
     }
 }
 
@@ -123,5 +125,6 @@ words! {
         Exists = "exists",
         Refused = "refused",
         LogReplaced = "log_replaced",
+        ConsumerGone = "consumer_gone",
     }
 }

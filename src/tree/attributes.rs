@@ -179,7 +179,7 @@ impl Tree {
             return Err(refused(Refusal::new(Outcome::Denied, Reason::NoReadGrant)));
         }
         let (Node::Field(place) | Node::View(_, place), true) = (&node, wants.read) else { return Ok(()) };
-        self.gate.may_read(caller, &self.target(place)).map_err(refused)
+        self.gate.may_read(caller, &self.target(caller, place)).map_err(refused)
     }
 }
 

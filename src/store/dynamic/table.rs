@@ -1,0 +1,532 @@
+//! What is minted and for whom, and which numbers are promised to whom: without a clock, a file or an engine.
+//!
+//! Every version of every declared path has a number of its own, so that a field's node says which version it is of. A
+//! consumer who looks is promised a number, under which he is shown the fields; whoever opens has the version minted under
+//! that number. So a number stands for the same bytes for ever, and looking mints nothing.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::book::Ends;
+use crate::model::{
+    Consumer, FieldInfo, FieldName, FieldNode, Ownership, Secret, SecretBytes, SecretPath, Stage, StageSet, State,
+    UnixTime, Version, VersionInfo,
+};
+use crate::store::{Declared, LeaseHandle, LeaseInfo, Login, StoreFault, Tenure};
+
+/// Set in the node of every field that is minted: an engine's own numbers stay below.
+const NODE_BIT: u32 = 1 << 27;
+/// How many fields a version may have.
+const FIELDS_MAX: u32 = 8;
+/// How many numbers there are.
+const NUMBERS_MAX: u32 = NODE_BIT / FIELDS_MAX;
+/// How many numbers are written down as handed out at once.
+const STRIDE: u32 = 16;
+/// How many numbers may be promised to consumers who have opened nothing.
+const PROMISED_MAX: usize = 4096;
+/// For how long a version that ended is still known, so that whoever was about to open it is led to the next.
+const ENDED_KNOWN_US: i64 = 60_000_000;
+/// For how long after its end a version that was revoked by command is refused as such.
+const REVOKED_KNOWN_US: i64 = 3_600_000_000;
+
+/// Whose a version is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Owner {
+    pub(super) path: SecretPath,
+    pub(super) account: Arc<str>,
+    pub(super) consumer: Arc<Consumer>,
+}
+
+impl Owner {
+    /// `None` where nobody can be named.
+    pub(super) fn of(login: &Login, path: &SecretPath) -> Option<Self> {
+        let consumer = login.consumer().filter(|consumer| ***consumer != Consumer::Nobody)?;
+        Some(Self { path: path.clone(), account: login.as_str().into(), consumer: Arc::clone(consumer) })
+    }
+
+    pub(super) fn login(&self) -> Login {
+        Login::named(&self.account)
+    }
+}
+
+/// Where a version is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// It can be used.
+    Live,
+    /// It is to be ended at the server, next tried at this time of the boot clock.
+    Ending { at_us: i64, reason: crate::model::Reason },
+    /// Nothing is left of it at the server, since then.
+    Ended { since_us: i64 },
+}
+
+/// One version that was minted.
+pub(super) struct Minted {
+    pub(super) number: u32,
+    /// Ordered by name.
+    pub(super) fields: Box<[(FieldName, SecretBytes)]>,
+    pub(super) handle: LeaseHandle,
+    /// Since when its consumer is shown it.
+    pub(super) shown: UnixTime,
+    /// When it ends; `None`: never.
+    pub(super) ends: Option<Ends>,
+    /// How long it was given when it was minted.
+    pub(super) length: Option<Duration>,
+    pub(super) is_renewable: bool,
+    /// When it is renewed, or where it cannot be, replaced, by the boot clock.
+    pub(super) care_us: Option<i64>,
+    /// Whether it can only be replaced.
+    pub(super) must_be_replaced: bool,
+    /// When another took its place.
+    pub(super) lost: Option<UnixTime>,
+    pub(super) phase: Phase,
+    pub(super) is_revoked: bool,
+    /// Whether somebody asks the server about it.
+    pub(super) is_busy: bool,
+    /// How often in a row what was due failed.
+    pub(super) tries: u32,
+    pub(super) tenure: Option<Arc<dyn Tenure>>,
+    pub(super) session_ends: Option<Ends>,
+    pub(super) request_id: Option<Arc<str>>,
+}
+
+impl Minted {
+    pub(super) fn is_over(&self, now_us: i64) -> bool {
+        self.ends.as_ref().is_some_and(|ends| ends.boot_us <= now_us)
+    }
+
+    fn is_usable(&self) -> bool {
+        self.phase == Phase::Live && !self.is_revoked
+    }
+
+    fn is_current(&self) -> bool {
+        self.is_usable() && self.lost.is_none()
+    }
+
+    pub(super) fn field(&self, name: &FieldName) -> Option<&SecretBytes> {
+        let at = self.fields.binary_search_by(|(known, _)| known.cmp(name)).ok()?;
+        self.fields.get(at).map(|(_, value)| value)
+    }
+
+    fn info(&self) -> VersionInfo {
+        let fields = self.fields.iter().enumerate();
+        VersionInfo {
+            number: version_of(self.number),
+            created: self.shown,
+            activated: Some(self.shown),
+            lost: self.lost.map(|when| (when, StageSet::of(Stage::Current))),
+            state: if self.is_revoked { State::Revoked } else { State::Active },
+            revoked: self.is_revoked,
+            fields: fields.filter_map(|(at, (name, value))| field_info(self.number, at, name, Some(value.len()))).collect(),
+        }
+    }
+}
+
+/// The outcome of a minting, shared by all who wait for it.
+pub(super) type Flight = watch::Receiver<Option<Result<(), StoreFault>>>;
+
+/// What one consumer has of one path.
+#[derive(Default)]
+pub(super) struct Holding {
+    /// A number that was promised, and since when.
+    pub(super) promised: Option<(u32, UnixTime)>,
+    /// In the order they were minted.
+    pub(super) versions: Vec<Minted>,
+    pub(super) flight: Option<Flight>,
+    view: Option<Arc<Secret>>,
+}
+
+impl Holding {
+    pub(super) fn current(&self) -> Option<&Minted> {
+        self.versions.iter().rev().find(|minted| minted.is_current())
+    }
+
+    fn previous(&self) -> Option<&Minted> {
+        self.versions.iter().rev().find(|minted| minted.is_usable() && minted.lost.is_some())
+    }
+
+    pub(super) fn minted(&self, number: u32) -> Option<&Minted> {
+        self.versions.iter().find(|minted| minted.number == number)
+    }
+
+    pub(super) fn minted_mut(&mut self, number: u32) -> Option<&mut Minted> {
+        self.view = None;
+        self.versions.iter_mut().find(|minted| minted.number == number)
+    }
+
+    /// Ends what ended by itself; returns which.
+    fn settle(&mut self, now_us: i64, wall: UnixTime) -> Vec<u32> {
+        let mut ended = Vec::new();
+        for minted in &mut self.versions {
+            if !matches!(minted.phase, Phase::Ended { .. }) && minted.is_over(now_us) {
+                minted.phase = Phase::Ended { since_us: now_us };
+                minted.lost.get_or_insert(wall);
+                ended.push(minted.number);
+            }
+        }
+        let before = self.versions.len();
+        self.versions.retain(|minted| match minted.phase {
+            Phase::Ended { since_us } => {
+                let known_us = if minted.is_revoked { REVOKED_KNOWN_US } else { ENDED_KNOWN_US };
+                minted.is_busy || now_us - since_us < known_us
+            }
+            _ => true,
+        });
+        if !ended.is_empty() || self.versions.len() != before {
+            self.view = None;
+        }
+        ended
+    }
+}
+
+/// All of it.
+pub(super) struct Table {
+    declared: Arc<BTreeMap<SecretPath, Arc<Declared>>>,
+    pub(super) holdings: HashMap<Arc<Owner>, Holding>,
+    owners: BTreeMap<u32, Arc<Owner>>,
+    /// The next number that was never promised.
+    next: u32,
+    /// Below this, numbers are written down as handed out.
+    noted_below: u32,
+    /// Numbers that were promised, and never minted.
+    spare: BTreeSet<u32>,
+    promised: VecDeque<(u32, Arc<Owner>)>,
+    wholes: HashMap<SecretPath, Arc<Secret>>,
+    /// Versions that ended since this was last asked.
+    ended: Vec<u32>,
+}
+
+impl Table {
+    pub(super) fn new(declared: Arc<BTreeMap<SecretPath, Arc<Declared>>>, below: u32) -> Self {
+        Self {
+            declared,
+            holdings: HashMap::new(),
+            owners: BTreeMap::new(),
+            next: below.max(1),
+            noted_below: below.max(1),
+            spare: BTreeSet::new(),
+            promised: VecDeque::new(),
+            wholes: HashMap::new(),
+            ended: Vec::new(),
+        }
+    }
+
+    pub(super) fn declared(&self, path: &SecretPath) -> Option<&Arc<Declared>> {
+        self.declared.get(path)
+    }
+
+    pub(super) fn all_declared(&self) -> &Arc<BTreeMap<SecretPath, Arc<Declared>>> {
+        &self.declared
+    }
+
+    pub(super) fn declare(&mut self, declared: Arc<BTreeMap<SecretPath, Arc<Declared>>>) {
+        self.declared = declared;
+        self.wholes.clear();
+        self.holdings.values_mut().for_each(|holding| holding.view = None);
+    }
+
+    /// Notes that something about `owner` changed.
+    pub(super) fn touch(&mut self, owner: &Owner) {
+        self.wholes.remove(&owner.path);
+        if let Some(holding) = self.holdings.get_mut(owner) {
+            holding.view = None;
+        }
+    }
+
+    pub(super) fn owner_of(&self, number: u32) -> Option<&Arc<Owner>> {
+        self.owners.get(&number)
+    }
+
+    pub(super) fn minted_mut(&mut self, number: u32) -> Option<&mut Minted> {
+        let owner = self.owners.get(&number)?;
+        self.wholes.remove(&owner.path);
+        self.holdings.get_mut(owner)?.minted_mut(number)
+    }
+
+    /// What `node` stands for.
+    pub(super) fn node(&self, node: FieldNode) -> Option<(SecretPath, Version, FieldName)> {
+        let (number, at) = number_of(node)?;
+        let owner = self.owners.get(&number)?;
+        let fields = self.declared.get(&owner.path)?.engine.fields();
+        let name = fields.into_iter().nth(at)?;
+        Some((owner.path.clone(), version_of(number), name))
+    }
+
+    /// What is ended by itself by now is taken for ended.
+    pub(super) fn settle(&mut self, owner: &Owner, now_us: i64, wall: UnixTime) {
+        let Some(holding) = self.holdings.get_mut(owner) else { return };
+        let known: Vec<u32> = holding.versions.iter().map(|minted| minted.number).collect();
+        let ended = holding.settle(now_us, wall);
+        let is_same = known.len() == holding.versions.len() && ended.is_empty();
+        if !is_same {
+            self.wholes.remove(&owner.path);
+            let left: BTreeSet<u32> = holding.versions.iter().map(|minted| minted.number).collect();
+            known.iter().filter(|number| !left.contains(number)).for_each(|number| drop(self.owners.remove(number)));
+        }
+        self.ended.extend(ended);
+    }
+
+    /// Versions that ended since this was last asked.
+    pub(super) fn take_ended(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.ended)
+    }
+
+    /// A number for the next version of `owner`. The second: numbers below that are to be written down as handed out.
+    pub(super) fn promise(&mut self, owner: &Arc<Owner>, wall: UnixTime) -> Result<(u32, Option<u32>), StoreFault> {
+        let holding = self.holdings.entry(Arc::clone(owner)).or_default();
+        if let Some((number, _)) = holding.promised {
+            return Ok((number, None));
+        }
+        let newest = holding.versions.iter().map(|minted| minted.number).max().unwrap_or(0);
+        let (number, to_note) = self.take_number(newest)?;
+        let holding = self.holdings.entry(Arc::clone(owner)).or_default();
+        holding.promised = Some((number, wall));
+        holding.view = None;
+        self.owners.insert(number, Arc::clone(owner));
+        self.promised.push_back((number, Arc::clone(owner)));
+        self.wholes.remove(&owner.path);
+        self.take_back_promises();
+        Ok((number, to_note))
+    }
+
+    /// A number for a version that takes the place of one that is current: nobody is shown it before it is minted.
+    pub(super) fn promise_ahead(&mut self, owner: &Owner) -> Result<(u32, Option<u32>), StoreFault> {
+        let versions = self.holdings.get(owner).map_or(&[][..], |holding| &holding.versions);
+        let newest = versions.iter().map(|minted| minted.number).max().unwrap_or(0);
+        self.take_number(newest)
+    }
+
+    /// A number above `newest` that stood for nothing yet.
+    fn take_number(&mut self, newest: u32) -> Result<(u32, Option<u32>), StoreFault> {
+        let used_again = self.spare.range(newest + 1..).next().copied();
+        let number = match used_again {
+            Some(number) => {
+                self.spare.remove(&number);
+                number
+            }
+            None if self.next < NUMBERS_MAX => {
+                self.next += 1;
+                self.next - 1
+            }
+            None => {
+                return Err(StoreFault::TooLarge {
+                    what: "the number of versions that were minted",
+                    limit: "16777215",
+                    remedy: "give the store another name",
+                });
+            }
+        };
+        let mut to_note = None;
+        if number >= self.noted_below {
+            self.noted_below = number + STRIDE;
+            to_note = Some(self.noted_below);
+        }
+        Ok((number, to_note))
+    }
+
+    /// Gives back a number that nobody was shown.
+    pub(super) fn give_back(&mut self, number: u32) {
+        if !self.owners.contains_key(&number) {
+            self.spare.insert(number);
+        }
+    }
+
+    /// Below which number all may have been handed out, to be written down.
+    pub(super) fn note_all_below(&mut self) -> u32 {
+        self.noted_below = self.noted_below.max(self.next);
+        self.noted_below
+    }
+
+    fn take_back_promises(&mut self) {
+        while self.promised.len() > PROMISED_MAX {
+            let Some((number, owner)) = self.promised.pop_front() else { return };
+            let Some(holding) = self.holdings.get(&owner) else { continue };
+            if holding.promised.is_none_or(|(promised, _)| promised != number) {
+                continue;
+            }
+            if holding.flight.is_some() {
+                // Being minted: it is none for long.
+                self.promised.push_back((number, owner));
+                return;
+            }
+            self.take_back(&owner);
+        }
+    }
+
+    /// Takes back what was promised to `owner`.
+    fn take_back(&mut self, owner: &Arc<Owner>) {
+        let Some(holding) = self.holdings.get_mut(owner) else { return };
+        holding.view = None;
+        if let Some((number, _)) = holding.promised.take() {
+            self.spare.insert(number);
+            self.owners.remove(&number);
+        }
+        if holding.versions.is_empty() {
+            self.holdings.remove(owner);
+        }
+        self.wholes.remove(&owner.path);
+    }
+
+    /// Puts a version in its place: it is current from now on.
+    pub(super) fn put(&mut self, owner: &Arc<Owner>, minted: Minted, wall: UnixTime) -> Option<u32> {
+        let holding = self.holdings.entry(Arc::clone(owner)).or_default();
+        let mut replaced = None;
+        for other in holding.versions.iter_mut().filter(|other| other.is_current()) {
+            other.lost = Some(wall);
+            replaced = Some(other.number);
+        }
+        if holding.promised.is_some_and(|(number, _)| number == minted.number) {
+            holding.promised = None;
+            self.promised.retain(|(number, _)| *number != minted.number);
+        }
+        self.owners.insert(minted.number, Arc::clone(owner));
+        holding.versions.push(minted);
+        holding.view = None;
+        self.wholes.remove(&owner.path);
+        replaced
+    }
+
+    /// Forgets a consumer of whom nothing is left.
+    pub(super) fn forget_if_done(&mut self, owner: &Arc<Owner>) {
+        let Some(holding) = self.holdings.get(owner) else { return };
+        let is_done = |minted: &Minted| matches!(minted.phase, Phase::Ended { .. }) && !minted.is_busy;
+        if holding.flight.is_some() || !holding.versions.iter().all(is_done) {
+            return;
+        }
+        for minted in &holding.versions {
+            self.owners.remove(&minted.number);
+        }
+        if let Some(holding) = self.holdings.get_mut(owner) {
+            holding.versions.clear();
+        }
+        self.take_back(owner);
+    }
+
+    /// What `owner` is shown. He has been promised a number where he has no version.
+    pub(super) fn view(&mut self, owner: &Owner) -> Option<Arc<Secret>> {
+        let declared = Arc::clone(self.declared.get(&owner.path)?);
+        let holding = self.holdings.get_mut(owner)?;
+        if let Some(view) = &holding.view {
+            return Some(Arc::clone(view));
+        }
+        let current = holding.current().map(|minted| minted.number);
+        let promised = holding.promised.filter(|_| current.is_none());
+        let mut all: Vec<VersionInfo> = holding.versions.iter().map(Minted::info).collect();
+        all.extend(promised.map(|(number, since)| promised_info(&declared, number, since)));
+        all.sort_by_key(|version| version.number);
+        let changed = all.iter().map(|version| version.created).max().unwrap_or_default();
+        let secret = Arc::new(Secret {
+            path: owner.path.clone(),
+            versions: all.into_iter().collect(),
+            current: current.or(promised.map(|(number, _)| number)).map(version_of),
+            previous: holding.previous().map(|minted| version_of(minted.number)),
+            next: None,
+            deleted: false,
+            changed,
+            ownership: Ownership::default(),
+        });
+        holding.view = Some(Arc::clone(&secret));
+        Some(secret)
+    }
+
+    /// Everything at a path, whoever it is for. Each of it is somebody's current version, so it counts as that for as
+    /// long as it lives: for who is asked about an open file that was handed to him.
+    pub(super) fn whole(&mut self, path: &SecretPath) -> Option<Arc<Secret>> {
+        let declared = Arc::clone(self.declared.get(path)?);
+        if let Some(whole) = self.wholes.get(path) {
+            return Some(Arc::clone(whole));
+        }
+        let mut all = Vec::new();
+        let mut current = None;
+        for (_, holding) in self.holdings.iter().filter(|(owner, _)| owner.path == *path) {
+            all.extend(holding.versions.iter().map(Minted::info));
+            all.extend(holding.promised.map(|(number, since)| promised_info(&declared, number, since)));
+            current = current.max(holding.current().map(|minted| (minted.shown, minted.number)));
+        }
+        for version in &mut all {
+            version.lost = Some((UnixTime::from_micros(i64::MAX), StageSet::of(Stage::Current)));
+        }
+        all.sort_by_key(|version: &VersionInfo| version.number);
+        let whole = Arc::new(Secret {
+            path: path.clone(),
+            versions: all.into_iter().collect(),
+            current: current.map(|(_, number)| version_of(number)),
+            previous: None,
+            next: None,
+            deleted: false,
+            changed: UnixTime::default(),
+            ownership: Ownership::default(),
+        });
+        self.wholes.insert(path.clone(), Arc::clone(&whole));
+        Some(whole)
+    }
+
+    /// Every lease that is not done with.
+    pub(super) fn leases(&self) -> Vec<LeaseInfo> {
+        let mut all = Vec::new();
+        for (owner, holding) in &self.holdings {
+            let current = holding.current().map(|minted| minted.number);
+            let previous = holding.previous().map(|minted| minted.number);
+            for minted in holding.versions.iter().filter(|minted| !matches!(minted.phase, Phase::Ended { .. })) {
+                let at = |number: Option<u32>| number == Some(minted.number);
+                all.push(LeaseInfo {
+                    secret: owner.path.clone(),
+                    version: version_of(minted.number),
+                    consumer: owner.consumer.to_string(),
+                    stage: if at(current) {
+                        Some(Stage::Current)
+                    } else {
+                        at(previous).then_some(Stage::Previous)
+                    },
+                    expires: minted.ends.as_ref().map(|ends| ends.wall),
+                    is_ending: matches!(minted.phase, Phase::Ending { .. }),
+                });
+            }
+        }
+        all.sort_by(|one, other| (&one.secret, one.version).cmp(&(&other.secret, other.version)));
+        all
+    }
+}
+
+fn promised_info(declared: &Declared, number: u32, since: UnixTime) -> VersionInfo {
+    let fields = declared.engine.fields();
+    VersionInfo {
+        number: version_of(number),
+        created: since,
+        activated: Some(since),
+        lost: None,
+        state: State::Active,
+        revoked: false,
+        fields: fields.iter().enumerate().filter_map(|(at, name)| field_info(number, at, name, None)).collect(),
+    }
+}
+
+fn field_info(number: u32, at: usize, name: &FieldName, bytes: Option<usize>) -> Option<FieldInfo> {
+    let node = node_of(number, u32::try_from(at).ok()?)?;
+    Some(FieldInfo { name: name.clone(), bytes: bytes.map(|bytes| bytes as u64), node })
+}
+
+fn node_of(number: u32, at: u32) -> Option<FieldNode> {
+    (number < NUMBERS_MAX && at < FIELDS_MAX).then(|| FieldNode::new(NODE_BIT | (number * FIELDS_MAX + at)))?
+}
+
+/// Whether a node is one of ours, and of which version and which of its fields.
+pub(super) fn number_of(node: FieldNode) -> Option<(u32, usize)> {
+    let number = node.get();
+    (number & NODE_BIT != 0).then(|| {
+        let rest = number & !NODE_BIT;
+        (rest / FIELDS_MAX, (rest % FIELDS_MAX) as usize)
+    })
+}
+
+/// Numbers count from 1.
+pub(super) fn version_of(number: u32) -> Version {
+    const FIRST: Version = match Version::new(1) {
+        Some(version) => version,
+        None => unreachable!(),
+    };
+    Version::new(number).unwrap_or(FIRST)
+}
