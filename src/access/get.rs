@@ -69,9 +69,10 @@ impl Gate {
                     Actor::Owner(_) => None,
                 };
                 let login = own.unwrap_or_else(|| self.places().login().clone());
-                place.store.fetch(&login, &wanted).await.map_err(|fault| Refusal::from(&fault))
+                let fetched = place.store.fetch(&login, &wanted).await;
+                fetched.map_err(|fault| (Refusal::from(&fault), fault.request_id().map(str::to_owned)))
             }
-            Err(refusal) => Err(refusal),
+            Err(refusal) => Err((refusal, None)),
         };
         let policy = self.policy();
         let base = Entry { policy: Some(policy.digest().as_str()), ..base };
@@ -92,11 +93,12 @@ impl Gate {
                 );
                 Ok(Released { value: fetched.value, receipt, standing: target.standing })
             }
-            Err(refusal) => {
+            Err((refusal, request_id)) => {
                 // A refusal that cannot be recorded now is counted, and recorded later: no byte hangs on it.
                 let _ = self.log().record_refusal(&Entry {
                     outcome: refusal.outcome,
                     reason: refusal.reason,
+                    request_id: request_id.as_deref(),
                     ..base
                 });
                 Err(refusal)

@@ -64,7 +64,7 @@ impl Gate {
 }
 
 /// The account under which the store is asked for an identity: its own where policy gives it one.
-pub(super) fn account_of(policy: &Policy, identity: &str, store: &str) -> Login {
+fn account_of(policy: &Policy, identity: &str, store: &str) -> Login {
     let has_own = policy.login_of(identity, store).is_some();
     if has_own { Login::of_identity(identity) } else { Login::machine() }
 }

@@ -5,6 +5,7 @@
 //! [`Receipt`](crate::audit::Receipt), which only the audit log makes.
 
 mod administer;
+mod asking;
 mod get;
 mod limits;
 mod minted;
@@ -24,6 +25,7 @@ use crate::model::UnixTime;
 use crate::policy::Policy;
 
 pub use administer::{Actor, AdministerFault, Administered};
+pub use asking::Asking;
 pub use limits::Limits;
 pub use places::{Place, Places, PrefixFault};
 pub use read::{Opening, Reader, Released, Releasing, Target};

@@ -89,6 +89,22 @@ impl Places {
         None
     }
 
+    /// The store that answers for the names in a directory of the tree, and what the folder is called there. `None` above
+    /// every prefix.
+    #[must_use]
+    pub fn folder(&self, directory: &str) -> Option<(&Arc<dyn Store>, String)> {
+        self.mounts.iter().find_map(|mount| {
+            let inner = if mount.prefix.is_empty() {
+                directory
+            } else if directory == mount.prefix {
+                ""
+            } else {
+                below(directory, &mount.prefix)?
+            };
+            Some((&mount.store, inner.to_owned()))
+        })
+    }
+
     /// What is known of the secret at `path`.
     #[must_use]
     pub fn known(&self, path: &SecretPath) -> Option<Arc<Secret>> {
@@ -105,9 +121,9 @@ impl Places {
 
     /// What is declared of the secret at `path`, where it is minted for each consumer.
     #[must_use]
-    pub fn declared(&self, path: &SecretPath) -> Option<(Arc<Declared>, &Arc<dyn Store>)> {
+    pub fn declared(&self, path: &SecretPath) -> Option<(Arc<Declared>, Arc<dyn Store>)> {
         let place = self.place(path)?;
-        Some((place.store.declared(&place.path)?, place.store))
+        Some((place.store.declared(&place.path)?, Arc::clone(place.store)))
     }
 
     /// Calls `visit` with the path of every known secret below the directory `directory` (`""` is the root), and

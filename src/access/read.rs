@@ -13,7 +13,6 @@ use crate::model::{
 use crate::policy::{Action, Decision, Permit, Request};
 use crate::store::{Fetched, Login, Store, StoreFault, Wanted};
 
-use super::minted::account_of;
 use super::record::{about, freshness, micros, who};
 use super::spoken::{trace_decision, trace_refusal};
 use super::{Gate, Refusal};
@@ -122,6 +121,13 @@ struct Permitted {
     begun: Instant,
 }
 
+/// A store that was asked in vain, and its server's id of the request.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    store: &'a str,
+    request_id: Option<&'a str>,
+}
+
 impl Gate {
     /// Asks for a value on behalf of `caller`. What the store has at hand is released at once.
     #[must_use]
@@ -165,18 +171,21 @@ impl Gate {
                     version: target.version,
                     field: target.field.clone(),
                 };
-                let policy = self.policy();
-                let login = self
-                    .own_login(&policy, caller, &target.secret)
-                    .unwrap_or_else(|| account_of(&policy, permit.identity(), place.store.name()));
                 let store = Arc::clone(place.store);
-                Ok(Permitted { permit, target, reader, person, store, wanted, login, begun })
+                match self.login_for(permit.identity(), store.as_ref()) {
+                    Ok(login) => {
+                        let own = self.own_login(&self.policy(), caller, &target.secret);
+                        let login = own.unwrap_or(login);
+                        Ok(Permitted { permit, target, reader, person, store, wanted, login, begun })
+                    }
+                    Err(refusal) => Err(self.record_refusal(&target, reader, &person, refusal)),
+                }
             }
             Err(refusal) => Err(self.record_refusal(&target, reader, &person, refusal)),
         }
     }
 
-    fn decide_read(&self, caller: &Caller<'_>, target: &Target) -> Result<Permit, Refusal> {
+    pub(super) fn decide_read(&self, caller: &Caller<'_>, target: &Target) -> Result<Permit, Refusal> {
         let request = Request {
             action: Action::Read,
             secret: &target.secret,
@@ -188,6 +197,18 @@ impl Gate {
         match decision {
             Decision::Allow(permit) => Ok(permit),
             Decision::Deny(denial) => Err(denial.into()),
+        }
+    }
+
+    /// The account under which the store is asked: the identity's own where policy gives it one, else the machine's,
+    /// unless the store demands one of his own of everyone.
+    pub(super) fn login_for(&self, identity: &str, store: &dyn Store) -> Result<Login, Refusal> {
+        if self.policy().login_of(identity, store.name()).is_some() {
+            Ok(Login::of_identity(identity))
+        } else if store.needs_own_login() {
+            Err(Refusal::new(Outcome::StoreRefused, Reason::NoLogin))
+        } else {
+            Ok(Login::machine())
         }
     }
 
@@ -233,7 +254,10 @@ impl Gate {
             }
             Err(fault) => {
                 tracing::warn!(store = permitted.store.name(), secret = %permitted.target.secret, %fault, "fetch failed");
-                Err(self.refuse(permitted, Refusal::from(&fault)))
+                let refusal = Refusal::from(&fault);
+                let asked = Asked { store: permitted.store.name(), request_id: fault.request_id() };
+                let Permitted { target, reader, person, .. } = permitted;
+                Err(self.record_refusal_of(target, *reader, person, refusal, Some(asked)))
             }
         }
     }
@@ -268,6 +292,18 @@ impl Gate {
         person: &Described,
         refusal: Refusal,
     ) -> Refusal {
+        self.record_refusal_of(target, reader, person, refusal, None)
+    }
+
+    /// The same where a store was asked: its name, and its server's id of the request.
+    fn record_refusal_of(
+        &self,
+        target: &Target,
+        reader: Reader,
+        person: &Described,
+        refusal: Refusal,
+        asked: Option<Asked<'_>>,
+    ) -> Refusal {
         trace_refusal(target, reader.operation(), person, refusal);
         let policy = self.policy();
         let opener = reader.opener().map(|handle| handle.to_string());
@@ -278,6 +314,8 @@ impl Gate {
             who: Some(&who(person)),
             opener: opener.as_deref(),
             resent: person.is_resent,
+            store: asked.map(|asked| asked.store),
+            request_id: asked.and_then(|asked| asked.request_id),
             ..about(target, reader.operation(), refusal.outcome)
         });
         refusal

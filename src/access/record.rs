@@ -36,9 +36,13 @@ pub(super) fn about<'a>(target: &'a Target, operation: Operation, outcome: Outco
     }
 }
 
-/// `fresh`, or `stale` and for how long: what the record and the xattr say.
+/// `fresh`, or `stale` and for how long, in whole seconds begun: what the record and the xattr say.
 pub(crate) fn freshness(stale_for: Duration) -> std::borrow::Cow<'static, str> {
-    if stale_for.is_zero() { "fresh".into() } else { format!("stale {}", format_span(stale_for)).into() }
+    if stale_for.is_zero() {
+        return "fresh".into();
+    }
+    let seconds = stale_for.as_secs() + u64::from(stale_for.subsec_nanos() > 0);
+    format!("stale {}", format_span(Duration::from_secs(seconds))).into()
 }
 
 /// A latency in whole microseconds.

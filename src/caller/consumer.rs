@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::cgroup::Place;
-use super::identifier::cgroup_inode;
+use super::identifier::{cgroup_inode, find_cgroup_root};
 use super::person::Known;
 use super::proc_text;
 use crate::model::Consumer;
@@ -41,6 +41,13 @@ pub struct Consumers {
 impl Consumers {
     pub(super) fn new(cgroup_root: Option<PathBuf>, by_pidfd: bool) -> Self {
         Self { cgroup_root, by_pidfd }
+    }
+
+    /// As [`Identifier::consumers`](super::Identifier::consumers) of this machine gives them.
+    #[must_use]
+    pub fn of_machine() -> Self {
+        let by_pidfd = crate::sys::process::own_thread_info().is_ok();
+        Self::new(find_cgroup_root().or_else(usual_root), by_pidfd)
     }
 
     /// Whether a process of the consumer may still run. What cannot be told is taken for living: its lease ends by itself.

@@ -350,7 +350,7 @@ pub(super) fn cgroup_inode(root: &Path, path: &[u8]) -> Option<u64> {
 
 /// Where the unified hierarchy is: of the two usual places (`file-hierarchy(7)`), the one at which this process's
 /// own cgroup has the id that the kernel says.
-fn find_cgroup_root() -> Option<PathBuf> {
+pub(super) fn find_cgroup_root() -> Option<PathBuf> {
     let id = process::own_thread_info().ok()?.cgroup_id;
     let path = read_cgroup(&ProcDirectory::open(process::own_tid()).ok()?).ok()?;
     let mut roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].into_iter().map(PathBuf::from);

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use crate::access::Actor;
 use crate::config::Config;
-use crate::control::{Answer, Command, CommandFault, Contact, Instance, Kind, Payload, Reply, ask, execute};
+use crate::control::{
+    Answer, Command, CommandFault, Contact, Instance, Kind, NoReply, Payload, Reply, ask, execute,
+};
 use crate::daemon::{self, OpenTrouble, Rooms, Surroundings};
 use crate::model::SecretBytes;
 
@@ -33,7 +35,14 @@ pub(super) fn run(
             Contact::Made(stream) => {
                 // Longer than the instance's own deadline, whose answer says more than ours.
                 let within = config.limits.control_deadline + Duration::from_secs(2);
-                return ask(&stream, &command, &values, file, within);
+                match ask(&stream, &command, &values, file, within) {
+                    Ok(reply) => return Ok(reply),
+                    Err(NoReply::Ended) if Instant::now() < until => {
+                        std::thread::sleep(RETRY);
+                        continue;
+                    }
+                    Err(none) => return Err(none.into_fault()),
+                }
             }
             Contact::Full(fault) if Instant::now() >= until => return Err(fault),
             Contact::Full(_) => {
@@ -69,7 +78,7 @@ pub(super) fn through_instance(config: &Config, command: &Command) -> Result<Rep
     match Contact::make(&config.control.socket)? {
         Contact::Made(stream) => {
             let within = config.limits.control_deadline + Duration::from_secs(2);
-            ask(&stream, command, &[], &mut std::io::sink(), within)
+            ask(&stream, command, &[], &mut std::io::sink(), within).map_err(NoReply::into_fault)
         }
         Contact::Full(fault) => Err(fault),
         Contact::Nobody => Err(CommandFault::new(

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::config::{Config, DEFAULT_CONFIG};
-use crate::control::{Answer, Command, CommandFault, Contact, Kind, StatusAnswer, ask};
+use crate::control::{Answer, Command, CommandFault, Contact, Kind, LoginRow, NoReply, StatusAnswer, ask};
 use crate::daemon::{self, Keeping, Layout, Mounting, Working};
 use crate::document::Fault;
 use crate::keeper::{self, Ended};
@@ -202,7 +202,8 @@ fn status_of(config: &Config) -> Result<StatusAnswer, CommandFault> {
         ))),
         Contact::Made(stream) => {
             let within = config.limits.control_deadline;
-            let reply = ask(&stream, &Command::Status, &[], &mut std::io::sink(), within)?;
+            let reply = ask(&stream, &Command::Status, &[], &mut std::io::sink(), within)
+                .map_err(NoReply::into_fault)?;
             match reply.answer {
                 Answer::Status(status) => Ok(*status),
                 other => Err(unexpected(&other)),
@@ -230,6 +231,14 @@ fn print_status(context: &Context, status: &StatusAnswer) -> Result<(), CommandF
     add("version", Some(status.version.clone()));
     for store in &status.stores {
         add("store", Some(format!("{}: {}", store.name, format!("{:?}", store.state).to_lowercase())));
+        for login in &store.logins {
+            add("login", Some(login_line(&store.name, login)));
+        }
+        for (path, count) in &store.leases {
+            let ending =
+                if count.ending > 0 { format!(", {} to be ended", count.ending) } else { String::new() };
+            add("leases", Some(format!("{path}: {} live{ending}", count.live)));
+        }
     }
     add("audit log", status.audit.clone());
     add(
@@ -238,4 +247,20 @@ fn print_status(context: &Context, status: &StatusAnswer) -> Result<(), CommandF
     );
     add("open files", status.open_files.map(|count| count.to_string()));
     output::text(&text)
+}
+
+/// One login as a line. Its token is not known here.
+fn login_line(store: &str, login: &LoginRow) -> String {
+    let state = format!("{:?}", login.state).to_lowercase();
+    let mut line = format!("{} at {store} by {}: {state}", login.login, login.method);
+    if let Some(age_s) = login.age_s {
+        line.push_str(&format!(", {age_s} s old"));
+    }
+    if let Some(remaining_s) = login.remaining_s {
+        line.push_str(&format!(", {remaining_s} s left"));
+    }
+    if let Some(accessor) = &login.accessor {
+        line.push_str(&format!(", accessor {accessor}"));
+    }
+    line
 }

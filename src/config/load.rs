@@ -181,7 +181,7 @@ fn read_store(name: Placed<&str>, section: &Section<'_>) -> Option<StoreSettings
     }
     let prefix = read_prefix(section);
     let kind = if kind.value == "vault" {
-        VaultSettings::read(section).map(|vault| StoreKind::Vault(Box::new(vault)))
+        VaultSettings::read(name.value, section).map(|vault| StoreKind::Vault(Box::new(vault)))
     } else {
         read_local(section).map(StoreKind::Local)
     };

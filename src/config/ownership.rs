@@ -35,7 +35,10 @@ pub fn check_ownership(config: &Config, uid: u32) -> Vec<Fault> {
     for store in &config.stores {
         match &store.kind {
             StoreKind::Local(local) => wanted.extend(files_of(local)),
-            StoreKind::Vault(vault) => wanted.extend(vault.files().into_iter().map(trusted)),
+            StoreKind::Vault(vault) => {
+                wanted.extend(vault.files().into_iter().map(trusted));
+                wanted.extend(vault.remote.files());
+            }
         }
     }
     wanted.push((config.audit.path.clone(), Trusted::Unwritable));

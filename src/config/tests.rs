@@ -76,7 +76,7 @@ fn a_vault_store_has_its_keys_and_their_defaults() {
     let vault = config.stores[0].vault().unwrap();
     assert_eq!((vault.mount.as_str(), vault.namespace.as_deref()), ("a/b", Some("team")));
     assert_eq!(vault.client_cert, Some(("/etc/credfs/c".into(), "/etc/credfs/k".into())));
-    assert!(vault.own_login_required && vault.proxy.is_some());
+    assert!(vault.remote.needs_own_login && vault.proxy.is_some());
     assert_eq!((vault.login.mount.as_deref(), vault.login.namespace.as_deref()), (Some("m"), Some("")));
 }
 

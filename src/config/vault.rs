@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::RemoteSettings;
 use crate::document::{Placed, Section};
 use crate::policy::LoginSpec;
-use crate::store::{Address, AddressFault};
+use crate::store::{Address, AddressFault, Declared};
 
 /// How the servers of a store are reached, and who logs in there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,8 +25,10 @@ pub struct VaultSettings {
     pub client_cert: Option<(PathBuf, PathBuf)>,
     /// How the machine logs in.
     pub login: LoginSpec,
-    /// Whether an identity without a login of its own is refused. Default false.
-    pub own_login_required: bool,
+    /// What is remembered of it, and for how long.
+    pub remote: RemoteSettings,
+    /// Directories whose values are minted for each consumer.
+    pub dynamic: Vec<Declared>,
     /// How long a connection may take. Default 1 s.
     pub connect_deadline: Duration,
     /// How long one request may take in all. Default 4 s.
@@ -38,7 +41,9 @@ const MOUNT: &str = "secret";
 
 impl VaultSettings {
     /// Reads the keys of a store of this kind. Those that every store has are read by who calls.
-    pub(super) fn read(section: &Section<'_>) -> Option<Self> {
+    pub(super) fn read(name: &str, section: &Section<'_>) -> Option<Self> {
+        let remote = RemoteSettings::read(name, section);
+        let dynamic = super::dynamic::read(section);
         let addresses = read_addresses(section);
         let proxy =
             section.text("proxy").and_then(|text| checked(section, "proxy", text, Address::parse_proxy));
@@ -46,7 +51,6 @@ impl VaultSettings {
         let namespace = read_engine_path(section, "namespace");
         let ca_file = section.path("ca_file").map(|path| path.value);
         let client_cert = read_client_cert(section);
-        let own_login_required = section.boolean("own_login_required").unwrap_or(false);
         let span = |key, range| section.span(key, range);
         let connect_deadline = span("connect_deadline", Duration::from_millis(10)..=Duration::from_secs(60));
         let request_deadline = span("request_deadline", Duration::from_millis(50)..=Duration::from_secs(60));
@@ -67,7 +71,8 @@ impl VaultSettings {
             ca_file,
             client_cert,
             login: login?,
-            own_login_required,
+            remote,
+            dynamic,
             connect_deadline: connect_deadline.unwrap_or(Duration::from_secs(1)),
             request_deadline: request_deadline.unwrap_or(Duration::from_secs(4)),
             response_bytes_max: response_bytes_max.map_or(8 * 1024 * 1024, |bytes| bytes.value),

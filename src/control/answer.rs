@@ -1,12 +1,13 @@
 //! What a command answers. Names and numbers only: values and files travel beside it.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::{FieldName, SecretBytes, SecretPath, Stage, State, Version};
-use crate::store::StoreState;
+use crate::store::{LoginState, LoginStatus, Store, StoreState};
 
 /// What comes beside an answer.
 pub enum Payload {
@@ -31,6 +32,12 @@ pub struct VersionRow {
     pub state: State,
     /// Its fields and their lengths.
     pub fields: Vec<ListedField>,
+    /// For whom it was minted, where it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consumer: Option<String>,
+    /// When its lease ends, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
 }
 
 /// A field, as `versions` shows it.
@@ -50,6 +57,75 @@ pub struct StoreStatus {
     pub name: String,
     /// How it is.
     pub state: StoreState,
+    /// Its logins; none where it needs none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub logins: Vec<LoginRow>,
+    /// How many requests its server was sent by this process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<u64>,
+    /// How many leases live at each path whose values are minted.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub leases: BTreeMap<String, LeaseCount>,
+}
+
+/// How many leases there are of what one path mints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LeaseCount {
+    /// Those that can be used.
+    pub live: usize,
+    /// Those that are to be ended at the server, and are not yet.
+    pub ending: usize,
+}
+
+/// A login, as `status` shows it. Never its token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoginRow {
+    /// Whose: `machine`, or `identity:NAME`.
+    pub login: String,
+    /// By which method.
+    pub method: String,
+    /// What happened last.
+    pub state: LoginState,
+    /// How long ago it was made, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_s: Option<u64>,
+    /// How long it lives from now unless renewed, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remaining_s: Option<u64>,
+    /// The server's public name for the token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accessor: Option<String>,
+}
+
+impl From<LoginStatus> for LoginRow {
+    fn from(status: LoginStatus) -> Self {
+        Self {
+            login: status.login.as_str().to_owned(),
+            method: status.method.to_owned(),
+            state: status.state,
+            age_s: status.age.map(|age| age.as_secs()),
+            remaining_s: status.remaining.map(|left| left.as_secs()),
+            accessor: status.accessor,
+        }
+    }
+}
+
+impl StoreStatus {
+    /// How `store` is, as far as it knows without asking anyone. `shown` gives the path in the tree of one in the store.
+    #[must_use]
+    pub fn of(store: &dyn Store, shown: &dyn Fn(&SecretPath) -> Option<SecretPath>) -> Self {
+        let logins = store.logins().into_iter().map(LoginRow::from).collect();
+        let mut leases: BTreeMap<String, LeaseCount> = BTreeMap::new();
+        for path in store.all_declared() {
+            leases.entry(shown(&path).unwrap_or(path).as_str().to_owned()).or_default();
+        }
+        for lease in store.leases() {
+            let path = shown(&lease.secret).unwrap_or(lease.secret);
+            let count = leases.entry(path.as_str().to_owned()).or_default();
+            if lease.is_ending { count.ending += 1 } else { count.live += 1 }
+        }
+        Self { name: store.name().to_owned(), state: store.state(), logins, requests: store.requests(), leases }
+    }
 }
 
 /// How an instance is. What is absent is not for the asker, or not known.

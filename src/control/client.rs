@@ -28,6 +28,41 @@ pub struct Reply {
     pub values: Vec<SecretBytes>,
 }
 
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum NoReply {
+    /// The instance refused, or did not answer in time.
+    Fault(CommandFault),
+    /// It ended before it answered, and has done nothing that counts: its successor can be asked.
+    Ended,
+}
+
+impl From<CommandFault> for NoReply {
+    fn from(fault: CommandFault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl NoReply {
+    /// As a fault, where nobody is asked again.
+    #[must_use]
+    pub fn into_fault(self) -> CommandFault {
+        match self {
+            Self::Fault(fault) => fault,
+            Self::Ended => CommandFault::new(
+                Kind::StoreAway,
+                "the running instance ended before it answered: ask again, and look at its log",
+            ),
+        }
+    }
+}
+
+/// Whether the other end is gone.
+fn is_end(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), ConnectionReset | BrokenPipe | UnexpectedEof)
+}
+
 impl Contact {
     /// Connects to `socket` and waits to be greeted. An instance that is ending or gone is nobody: it has taken
     /// nothing from us.
@@ -35,13 +70,9 @@ impl Contact {
     /// # Errors
     /// When someone listens there but does not let us in.
     pub fn make(socket: &Path) -> Result<Self, CommandFault> {
-        use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotFound, UnexpectedEof};
-        let is_nobody = |error: &io::Error| {
-            matches!(
-                error.kind(),
-                NotFound | ConnectionRefused | ConnectionReset | BrokenPipe | UnexpectedEof
-            )
-        };
+        use io::ErrorKind::{ConnectionRefused, NotFound};
+        let is_nobody =
+            |error: &io::Error| is_end(error) || matches!(error.kind(), NotFound | ConnectionRefused);
         let away = |error: &io::Error| {
             CommandFault::new(
                 Kind::StoreAway,
@@ -75,19 +106,28 @@ const GREETING_BYTES_MAX: usize = 4096;
 /// goes into `file`.
 ///
 /// # Errors
-/// The instance's own refusal, or that it broke off.
+/// [`NoReply`].
 pub fn ask(
     stream: &UnixStream,
     command: &Command,
     values: &[SecretBytes],
     file: &mut dyn Write,
     within: Duration,
-) -> Result<Reply, CommandFault> {
-    let broken = |error: io::Error| {
+) -> Result<Reply, NoReply> {
+    let silent = |error: io::Error| {
         CommandFault::new(
             Kind::StoreAway,
             format!("the running instance did not answer ({error}): look at `credfs status` and its log"),
         )
+    };
+    let broken = |error: io::Error| match is_end(&error) {
+        true if command.is_a_change() => NoReply::Fault(CommandFault::new(
+            Kind::StoreAway,
+            "the running instance ended before it answered: the change may have been made, or not; look \
+             (`credfs versions` of the secret, `credfs audit log`) before you repeat it",
+        )),
+        true => NoReply::Ended,
+        false => silent(error).into(),
     };
     let mut timed = Timed::new(stream, within);
     let sent =
@@ -97,18 +137,21 @@ pub fn ask(
     let header = wire::read_header::<AnswerHeader>(&mut timed, wire::ANSWER_HEADER_BYTES_MAX);
     let header = match (sent, header) {
         (_, Ok(header)) => header,
+        // What was not sent whole is not begun.
+        (Err(error), Err(_)) if is_end(&error) => return Err(NoReply::Ended),
         (Err(error), Err(_)) | (Ok(()), Err(error)) => return Err(broken(error)),
     };
     let answer = match header {
         AnswerHeader::Done(answer) => answer,
-        AnswerHeader::Fault(fault) => return Err(fault),
+        AnswerHeader::Fault(fault) => return Err(fault.into()),
     };
     let values = match &answer {
         Answer::Values { fields, .. } => {
             wire::read_values(&mut timed, fields.len(), usize::MAX).map_err(broken)?
         }
         Answer::File { .. } => {
-            wire::read_file(&mut timed, &mut WriteDyn(file)).map_err(broken)?;
+            // A part of it is written already.
+            wire::read_file(&mut timed, &mut WriteDyn(file)).map_err(silent)?;
             Vec::new()
         }
         _ => Vec::new(),

@@ -127,6 +127,30 @@ impl Command {
         }
     }
 
+    /// Whether doing it twice is something else than doing it once.
+    #[must_use]
+    pub const fn is_a_change(&self) -> bool {
+        match self {
+            Self::Put { .. }
+            | Self::Promote { .. }
+            | Self::Rollback { .. }
+            | Self::Revoke { .. }
+            | Self::Delete { .. }
+            | Self::Undelete { .. }
+            | Self::Destroy { .. }
+            | Self::RotateLog
+            | Self::Rekey { .. } => true,
+            Self::Get { .. }
+            | Self::List { .. }
+            | Self::Versions { .. }
+            | Self::Refresh { .. }
+            | Self::Reload
+            | Self::Status
+            | Self::Checkpoint
+            | Self::Backup { .. } => false,
+        }
+    }
+
     /// The word of the audit log for it; `None`: it is not recorded.
     #[must_use]
     pub const fn operation(&self) -> Option<Operation> {

@@ -12,8 +12,8 @@ mod operations;
 mod server;
 mod wire;
 
-pub use answer::{Answer, ListedField, Payload, StatusAnswer, StoreStatus, VersionRow};
-pub use client::{Contact, Reply, ask};
+pub use answer::{Answer, LeaseCount, ListedField, LoginRow, Payload, StatusAnswer, StoreStatus, VersionRow};
+pub use client::{Contact, NoReply, Reply, ask};
 pub use command::{Command, Which};
 pub use fault::{CommandFault, Kind};
 pub use operations::{Instance, LocalStore, Running, execute};

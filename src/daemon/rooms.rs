@@ -7,15 +7,18 @@ use std::time::Duration;
 
 use crate::access::{Gate, Limits, Parts, Places};
 use crate::audit::{self, Log, OpenFault, Opened, RefusalLimits};
-use crate::config::{self, Config, Durability, KeySetting, LocalSettings, StoreKind};
+use crate::config::{self, Config, Durability, KeySetting, LocalSettings, RemoteSettings, StoreKind};
 use crate::control::{CommandFault, Kind, LocalStore};
 use crate::document::Fault;
 use crate::model::UnixTime;
 use crate::policy::{self, Loaded, Policy, SystemNames};
-use crate::store::{KeySource, Local, LocalOptions, Store, StoreFault, Vault};
+use crate::store::{
+    CacheFile, Grace, Dynamic, KeySource, Local, LocalOptions, Remote, RemoteOptions, Store, StoreFault, Vault,
+};
 use crate::sys::{harden, names};
 
 use super::Surroundings;
+use super::dynamic;
 use super::vault::vault_options;
 
 /// How much longer than `retire_after` a version keeps its bytes: who was let open it at the last moment fetches them.
@@ -27,6 +30,10 @@ pub struct Rooms {
     pub gate: Arc<Gate>,
     /// The embedded stores by name.
     pub locals: BTreeMap<String, LocalStore>,
+    /// The remote stores, to be watched and left to a successor.
+    pub remotes: Vec<Arc<Remote>>,
+    /// What is minted beside them, to be looked after.
+    pub dynamics: Vec<Arc<Dynamic>>,
     /// What opening the audit log found.
     pub opened: Opened,
 }
@@ -122,19 +129,31 @@ pub fn open(
         }
     };
     let (log, opened) = Log::open(log_options(config, wait)).map_err(log_trouble)?;
-    let mut locals = BTreeMap::new();
+    let (mut locals, mut remotes, mut dynamics) = (BTreeMap::new(), Vec::new(), Vec::new());
     let mut stores: Vec<(String, Arc<dyn Store>)> = Vec::new();
     for settings in &config.stores {
         match &settings.kind {
             StoreKind::Local(local) => {
                 let options = local_options(config, &settings.name, local, surroundings, wait)?;
-                let store = Arc::new(Local::open(options).map_err(|fault| store_trouble(fault, local))?);
+                let store =
+                    Arc::new(Local::open(options).map_err(|fault| store_trouble(fault, &local.path))?);
                 stores.push((settings.prefix.clone(), Arc::clone(&store) as Arc<dyn Store>));
                 locals.insert(settings.name.clone(), LocalStore { store, path: local.path.clone() });
             }
             StoreKind::Vault(vault) => {
-                let options = vault_options(&settings.name, vault, &policy, surroundings)?;
-                stores.push((settings.prefix.clone(), remote(Vault::new(options))?));
+                let engine = Arc::new(Vault::new(vault_options(&settings.name, vault, &policy, surroundings)?));
+                let options = remote_options(config, &vault.remote, surroundings, wait)?;
+                let store = Remote::open(Arc::clone(&engine) as _, options)
+                    .map_err(|fault| store_trouble(fault, &vault.remote.state_file))?;
+                let dynamic = dynamic::open(config, vault, &store, &engine, wait)
+                    .map_err(|fault| store_trouble(fault, &dynamic::book_file(vault)))?;
+                let front = match &dynamic {
+                    Some(dynamic) => Arc::clone(dynamic) as Arc<dyn Store>,
+                    None => Arc::clone(&store) as Arc<dyn Store>,
+                };
+                dynamics.extend(dynamic);
+                stores.push((settings.prefix.clone(), front));
+                remotes.push(store);
             }
         }
     }
@@ -150,15 +169,7 @@ pub fn open(
         },
         clock: Box::new(|| UnixTime::from(std::time::SystemTime::now())),
     }));
-    Ok(Rooms { gate, locals, opened })
-}
-
-/// The store in front of a remote engine.
-fn remote(source: Vault) -> Result<Arc<dyn Store>, OpenTrouble> {
-    // The cache that stands in front of it is built beside this, and put here when both are joined.
-    let text =
-        format!("the store \"{}\" cannot be served by this build yet", crate::store::Source::name(&source));
-    Err(OpenTrouble::Fault(CommandFault::new(Kind::Invalid, text)))
+    Ok(Rooms { gate, locals, remotes, dynamics, opened })
 }
 
 /// A number of the configuration as a size in memory.
@@ -214,6 +225,51 @@ pub fn local_options(
     })
 }
 
+/// How the memory in front of a remote store is opened.
+///
+/// # Errors
+/// Where the key of its cache is a credential and systemd gave none.
+fn remote_options(
+    config: &Config,
+    settings: &RemoteSettings,
+    surroundings: &Surroundings,
+    wait: Duration,
+) -> Result<RemoteOptions, OpenTrouble> {
+    let cache_file = match &settings.cache {
+        None => None,
+        Some(cache) => Some(CacheFile {
+            path: cache.path.clone(),
+            key: match &cache.key {
+                KeySetting::File(path) => KeySource::File(path.clone()),
+                KeySetting::Credential(name) => KeySource::Credential(credential(name, surroundings)?),
+            },
+            bytes_max: cache.bytes_max,
+        }),
+    };
+    Ok(RemoteOptions {
+        fresh_for: settings.fresh_for,
+        grace: Grace {
+            unclassified: settings.grace,
+            low: settings.grace_low,
+            medium: settings.grace_medium,
+            high: settings.grace_high,
+        },
+        // What is within grace can still be given when a request had no answer.
+        answer_within: settings.answer_within.min(config.limits.request_deadline * 3 / 5),
+        failures_max: settings.failures_max,
+        probe_every: settings.probe_every,
+        requests_per_minute_max: settings.requests_per_minute_max,
+        poll_every_min: settings.poll_every_min,
+        in_use_for: settings.in_use_for,
+        list_every: settings.list_every,
+        value_cache_bytes_max: size(config.limits.cache_bytes_max),
+        cache_file,
+        lock_wait: wait,
+        needs_own_login: settings.needs_own_login,
+        ..RemoteOptions::new(&settings.state_file)
+    })
+}
+
 pub(super) fn credential(name: &str, surroundings: &Surroundings) -> Result<PathBuf, OpenTrouble> {
     let directory = surroundings.credentials_directory.as_ref().ok_or_else(|| {
         OpenTrouble::NotOurs(CommandFault::failed(format!(
@@ -235,8 +291,8 @@ pub(super) fn log_trouble(fault: OpenFault) -> OpenTrouble {
     }
 }
 
-fn store_trouble(fault: StoreFault, settings: &LocalSettings) -> OpenTrouble {
-    let is_ours = std::fs::File::options().read(true).write(true).open(&settings.path).map(drop);
+fn store_trouble(fault: StoreFault, file: &std::path::Path) -> OpenTrouble {
+    let is_ours = std::fs::File::options().read(true).write(true).open(file).map(drop);
     match fault {
         StoreFault::Busy(_) => OpenTrouble::Busy(fault.into()),
         StoreFault::Io(_)

@@ -16,11 +16,12 @@ use crate::control::{Answer, CommandFault, Instance, Running, StatusAnswer, Stor
 use crate::fuse::{self, PaceLimits, Session};
 use crate::keeper::{self, Adopted, Link, Told};
 use crate::model::{Operation, Outcome, Reason};
-use crate::store::StoreState;
+use crate::store::{Dynamic, Remote, Store, StoreState};
 use crate::sys::notify::{Notify, monotonic_us};
 use crate::sys::{harden, memory};
 use crate::tree::{self, Tree};
 
+use super::dynamic;
 use super::left::Leaving;
 use super::reload::Reloader;
 use super::rooms::{self, Rooms, check, load_policy, size};
@@ -61,13 +62,11 @@ impl Running for Live {
     fn status(&self) -> StatusAnswer {
         let served = self.served.read();
         let counts = served.as_ref().map(|(_, tree)| tree.counts());
-        let stores: Vec<StoreStatus> = self
-            .gate
-            .places()
-            .stores()
-            .into_iter()
-            .map(|store| StoreStatus { name: store.name().to_owned(), state: store.state() })
-            .collect();
+        let places = self.gate.places();
+        let status = |store: &Arc<dyn Store>| {
+            StoreStatus::of(store.as_ref(), &|path| places.tree_path(store.name(), path))
+        };
+        let stores: Vec<StoreStatus> = places.stores().into_iter().map(status).collect();
         let recording = self.gate.log().check();
         let is_mounted = served.as_ref().is_some_and(|(session, _)| session.is_serving());
         let (state, why) = if self.is_stopping.load(Ordering::Relaxed) {
@@ -133,7 +132,7 @@ pub fn work(working: Working<'_>) -> Result<(), CommandFault> {
     let executables = loaded.policy.executables();
     let rooms = rooms::open(&config, working.surroundings, Some(loaded.policy), LOCK_WAIT)
         .map_err(rooms::OpenTrouble::into_fault)?;
-    let Rooms { gate, locals, opened } = rooms;
+    let Rooms { gate, locals, remotes, dynamics, opened } = rooms;
     if let Some(fingerprint) = opened.new_chain {
         tracing::warn!(%fingerprint, "a new audit chain begins: keep its fingerprint elsewhere");
     }
@@ -158,12 +157,21 @@ pub fn work(working: Working<'_>) -> Result<(), CommandFault> {
         started: gate.now().rfc3339(),
         config,
     });
+    dynamic::begin(&dynamics, &gate, &runtime);
     let running: Arc<dyn Running> = Arc::clone(&live) as Arc<dyn Running>;
     let instance = Arc::new(Instance { gate, locals, running: Some(running) });
-    let ended = run(&live, &instance, &identifier, &runtime, adopted, working.surroundings);
+    let stores = Beside { remotes: &remotes, dynamics: &dynamics };
+    let ended = run(&live, &instance, &identifier, &runtime, adopted, working.surroundings, &stores);
+    remotes.iter().for_each(|remote| remote.close());
     // What is still under way is bounded by its own deadline; it must not outlive the log.
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended
+}
+
+/// The stores that are looked after while we serve.
+struct Beside<'a> {
+    remotes: &'a [Arc<Remote>],
+    dynamics: &'a [Arc<Dynamic>],
 }
 
 fn run(
@@ -173,11 +181,17 @@ fn run(
     runtime: &tokio::runtime::Runtime,
     adopted: Adopted,
     surroundings: &Surroundings,
+    stores: &Beside<'_>,
 ) -> Result<(), CommandFault> {
+    let remotes = stores.remotes;
     // Before anyone is served: a signal that comes while we start is kept for the loop, and ends us in order.
     let mut signals = runtime.block_on(async { Signals::new() }).map_err(|error| cannot_serve(&error))?;
-    let leaving = Leaving::at(&live.config.audit.path)?;
+    let leaving = Leaving::at(&live.config.audit.path, remotes.to_vec())?;
     let tree = take_over(live, identifier, runtime, adopted, &leaving)?;
+    // After what was left is known: it is asked about bit by bit. They end with the runtime.
+    for remote in remotes {
+        runtime.spawn(Arc::clone(remote).watch_over());
+    }
     let server = match socket::serve(&live.config, instance, identifier, runtime) {
         Ok(server) => server,
         Err(fault) => {
@@ -220,6 +234,7 @@ fn run(
             // The keeper takes the mount away now.
             live.link.ending();
             let_end(live);
+            dynamic::end(stores.dynamics, runtime);
             true
         }
         End::Unmounted | End::KeeperGone => true,
@@ -269,10 +284,11 @@ fn hand_over(live: &Live, tree: &Arc<Tree>, leaving: &Leaving) -> bool {
 /// Waits for the end of a session whose mount is being taken away.
 fn let_end(live: &Live) {
     let served = live.served.write().take();
-    if let Some((session, _)) = served
-        && session.ends(END_WAIT)
-    {
+    let Some((session, _)) = served else { return };
+    if session.ends(END_WAIT) {
         session.join();
+    } else {
+        tracing::warn!("the mount was not taken away in time: requests may go unanswered");
     }
 }
 
@@ -329,6 +345,7 @@ fn take_over(
     let connection = fuse::Connection {
         device: adopted.device,
         introduction: adopted.introduction,
+        pages: adopted.pages,
         orders: Arc::clone(&live.link) as Arc<dyn fuse::notifier::Orders>,
     };
     let session =

@@ -41,7 +41,7 @@ pub(super) fn vault_options(
         mount: settings.mount.clone(),
         machine_login: login_setup(&settings.login, surroundings)?,
         logins: identity_logins(name, policy, surroundings)?,
-        own_login_required: settings.own_login_required,
+        own_login_required: settings.remote.needs_own_login,
     })
 }
 
@@ -57,7 +57,7 @@ pub fn check_remote(config: &Config, surroundings: &Surroundings) -> Vec<(String
         let Some(settings) = store.vault() else { continue };
         let outcome = vault_options(&store.name, settings, &loaded.policy, surroundings)
             .map_err(|trouble| trouble.into_fault().message)
-            .and_then(|options| check_one(options));
+            .and_then(check_one);
         checked.push((store.name.clone(), outcome));
     }
     checked

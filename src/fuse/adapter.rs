@@ -16,7 +16,7 @@ use fuser::{
 use crate::access::Refusal;
 use crate::caller::{Asker, Caller, Identifier};
 use crate::sys::process::FileStatus;
-use crate::tree::{Entry, ExtendedName, Inode, Tree, Wants};
+use crate::tree::{Entry, ExtendedName, Inode, Lookup, Tree, Wants};
 
 use super::deferred::Deferred;
 use super::directories::Directories;
@@ -25,6 +25,7 @@ use super::notices::Notices;
 use super::pace::Pace;
 use super::pages::Pages;
 use super::pending::{Busy, Owed, Slot, Watch};
+use super::questions::Questions;
 use super::reading::ReadAt;
 use super::spin::Spin;
 use super::{errno, translate};
@@ -36,6 +37,8 @@ pub(super) struct Adapter {
     pub(super) watch: Arc<Watch>,
     /// Requests that wait until the executable of their caller was read.
     pub(super) deferred: Arc<Deferred>,
+    /// How long the questions for one LOOKUP may take.
+    pub(super) request_deadline: std::time::Duration,
     pub(super) pace: Pace,
     pub(super) directories: Directories,
     pub(super) runtime: tokio::runtime::Handle,
@@ -196,26 +199,55 @@ impl Loop {
     }
 
     fn answer_lookup(&self, asker: Asker, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.guard(|| {
-            let caller = match self.identify(asker) {
-                Ok(caller) => caller,
-                Err(refusal) => return reply.error(errno::of_path(refusal)),
-            };
-            let found = if self.is_notifier(&caller) {
-                self.tree.lookup_for_notifier(Inode(parent.0), name.as_bytes())
-            } else {
-                self.tree.lookup(&caller, Inode(parent.0), name.as_bytes())
-            };
-            match found {
-                Ok(Entry { attributes, entry_lifetime, attribute_lifetime }) => reply.entry_with_ttls(
+        self.guard(|| self.look_up(asker, parent, name, reply, &mut Questions::of(self.request_deadline)));
+    }
+
+    /// Looks a name up; where a store must be asked first, the request goes on when it has answered. Its caller waits for
+    /// us all the while, and is decided about anew.
+    fn look_up(
+        &self,
+        asker: Asker,
+        parent: INodeNo,
+        name: &OsStr,
+        reply: ReplyEntry,
+        questions: &mut Questions,
+    ) {
+        let caller = match self.identify(asker) {
+            Ok(caller) => caller,
+            Err(refusal) => return reply.error(errno::of_path(refusal)),
+        };
+        let looked = if self.is_notifier(&caller) {
+            Lookup::Done(self.tree.lookup_for_notifier(Inode(parent.0), name.as_bytes()))
+        } else if questions.may_ask() {
+            self.tree.lookup_or_ask(&caller, Inode(parent.0), name.as_bytes())
+        } else {
+            Lookup::Done(self.tree.lookup(&caller, Inode(parent.0), name.as_bytes()))
+        };
+        match looked {
+            Lookup::Done(Ok(Entry { attributes, entry_lifetime, attribute_lifetime })) => reply
+                .entry_with_ttls(
                     &attribute_lifetime,
                     &entry_lifetime,
                     &translate::attributes(&attributes),
                     Generation(0),
                 ),
-                Err(refusal) => self.refuse_entry(asker.uid, refusal, reply),
+            Lookup::Done(Err(refusal)) => self.refuse_entry(asker.uid, refusal, reply),
+            Lookup::Asking(asking) => {
+                let this = Self { adapter: Arc::clone(&self.adapter), role: Role::Once };
+                let (name, mut questions) = (name.to_owned(), questions.clone());
+                self.runtime.spawn(async move {
+                    match questions.put(asking).await {
+                        Ok(()) => {
+                            let watch = Arc::clone(&this.watch);
+                            watch.elsewhere(|| {
+                                this.guard(|| this.look_up(asker, parent, &name, reply, &mut questions));
+                            });
+                        }
+                        Err(refusal) => reply.error(errno::of_path(refusal)),
+                    }
+                });
             }
-        });
+        }
     }
 
     fn answer_getxattr(&self, asker: Asker, inode: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {

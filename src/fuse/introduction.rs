@@ -70,6 +70,15 @@ pub(super) fn negotiate(config: &mut KernelConfig) {
     let _ = config.set_max_write(WRITE_BYTES_MAX);
 }
 
+/// In the environment of a keeper: `resend` has it do as on a kernel before 6.9, to be tried on a newer one.
+const KERNEL_WITHOUT: &str = "CREDFS_KERNEL_WITHOUT";
+
+/// Whether what was in flight shall not be asked for again, though the kernel could send it.
+#[must_use]
+pub fn is_resend_switched_off() -> bool {
+    std::env::var_os(KERNEL_WITHOUT).is_some_and(|without| without == "resend")
+}
+
 /// Answers INIT and nothing else.
 struct Greeter(Arc<OnceLock<Introduction>>);
 
@@ -77,7 +86,11 @@ impl Filesystem for Greeter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
         negotiate(config);
         let Version(major, minor) = config.kernel_abi();
-        let _ = self.0.set(Introduction { version: (major, minor), capabilities: config.capabilities() });
+        let mut capabilities = config.capabilities();
+        if is_resend_switched_off() {
+            capabilities.remove(InitFlags::FUSE_HAS_RESEND);
+        }
+        let _ = self.0.set(Introduction { version: (major, minor), capabilities });
         Ok(())
     }
 }

@@ -60,6 +60,7 @@ impl Loops {
     pub(super) fn start(
         device: OwnedFd,
         introduction: Introduction,
+        pages: OwnedFd,
         adapter: Arc<Adapter>,
         options: &Options,
     ) -> io::Result<Arc<Self>> {
@@ -73,7 +74,7 @@ impl Loops {
         });
         // Over a descriptor of its own, since a reader's is given up at a hand-over.
         let notifier = loops.session(Role::Once)?.notifier();
-        let _ = loops.adapter.pages.set(Pages::start(notifier)?);
+        let _ = loops.adapter.pages.set(Pages::start(notifier, pages.into())?);
         if introduction.can_resend() {
             resend(&loops.device)?;
         }

@@ -12,6 +12,7 @@ pub mod notifier;
 mod pace;
 mod pages;
 mod pending;
+mod questions;
 mod read_only;
 mod reading;
 mod spin;
@@ -25,9 +26,10 @@ use std::time::{Duration, Instant};
 use crate::caller::Identifier;
 use crate::tree::Tree;
 
-pub use introduction::{Introduction, introduce};
+pub use introduction::{Introduction, introduce, is_resend_switched_off};
 pub use loops::resend;
 pub use pace::PaceLimits;
+pub use pages::MARKS_BYTES;
 
 use adapter::Adapter;
 use loops::Loops;
@@ -55,6 +57,8 @@ pub struct Connection {
     pub device: OwnedFd,
     /// How it was begun.
     pub introduction: Introduction,
+    /// Where it is marked which files the kernel has pages of: [`MARKS_BYTES`] long, kept by who keeps the device.
+    pub pages: OwnedFd,
     /// Who tells inotify's watchers.
     pub orders: Arc<dyn Orders>,
 }
@@ -95,6 +99,7 @@ impl Session {
             ),
             identifier,
             watch: Arc::clone(&watch),
+            request_deadline: options.request_deadline,
             pace: pace::Pace::new(options.pace),
             directories: directories::Directories::default(),
             runtime,
@@ -103,8 +108,8 @@ impl Session {
         });
         let notices = notices::Notices::start(tree, connection.orders);
         let _ = adapter.notices.set(Arc::downgrade(&notices));
-        let Connection { device, introduction, .. } = connection;
-        let loops = Loops::start(device, introduction, adapter, options)?;
+        let Connection { device, introduction, pages, .. } = connection;
+        let loops = Loops::start(device, introduction, pages, adapter, options)?;
         let adding = Arc::downgrade(&loops);
         watch.when_all_are_stuck(Box::new(move || {
             if let Some(loops) = adding.upgrade()

@@ -6,7 +6,7 @@ use fuser::{FileHandle, FopenFlags, INodeNo};
 
 use crate::access::Refusal;
 use crate::caller::Asker;
-use crate::tree::{Inode, OpenFile, Opened, Reading, Tree};
+use crate::tree::{Bytes, Inode, OpenFile, Opened, Reading, Tree};
 
 use super::adapter::Adapter;
 use super::errno;
@@ -43,11 +43,14 @@ impl Adapter {
         }
     }
 
-    /// Has what the kernel keeps after an answer taken back, where it keeps any.
-    fn note_pages(&self, at: ReadAt) {
-        if at.is_kept
-            && let Some(pages) = self.pages.get()
-        {
+    /// Answers a read; what the kernel keeps of it, where it keeps any, is taken back soon.
+    fn answer_bytes(&self, at: ReadAt, bytes: &Bytes, slot: &Slot) {
+        let pages = self.pages.get().filter(|_| at.is_kept);
+        if let Some(pages) = pages {
+            pages.filling(INodeNo(at.inode.0));
+        }
+        answer_read(slot, Ok(bytes.part(at.offset, at.size_bytes)));
+        if let Some(pages) = pages {
             pages.filled(INodeNo(at.inode.0));
         }
     }
@@ -58,20 +61,14 @@ impl Adapter {
             Err(refusal) => Reading::Refused(refusal),
         };
         match reading {
-            Reading::Ready(bytes) => {
-                answer_read(slot, Ok(bytes.part(at.offset, at.size_bytes)));
-                self.note_pages(at);
-            }
+            Reading::Ready(bytes) => self.answer_bytes(at, &bytes, slot),
             Reading::Refused(refusal) => answer_read(slot, Err(refusal)),
             Reading::Waiting(fetching) => {
                 let Some(slot) = self.watch.hand_on(slot) else { return };
                 let (this, watch) = (Arc::clone(self), Arc::clone(&self.watch));
                 self.runtime.spawn(async move {
                     match fetching.await {
-                        Ok(bytes) => {
-                            answer_read(&slot, Ok(bytes.part(at.offset, at.size_bytes)));
-                            this.note_pages(at);
-                        }
+                        Ok(bytes) => this.answer_bytes(at, &bytes, &slot),
                         Err(refusal) => answer_read(&slot, Err(refusal)),
                     }
                     watch.finished(&slot);

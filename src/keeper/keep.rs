@@ -308,8 +308,12 @@ impl<'a> Keeper<'a> {
                 worker.kill();
             }
             from_worker::READY => {
+                // It has recorded those.
+                self.timed_out -= worker.timed_out_told.min(self.timed_out);
                 // From here on the device has one reader again.
-                self.stand_in.end();
+                if let Some(kept) = &self.kept {
+                    self.timed_out += self.stand_in.hand_on(&kept.device)?;
+                }
                 worker.go()?;
             }
             from_worker::SERVING => self.served(),
@@ -347,17 +351,16 @@ impl<'a> Keeper<'a> {
             self.alone_since = Instant::now();
         }
         let (Some(kept), Some(worker)) = (&self.kept, &mut self.worker) else { return Ok(()) };
-        let told = worker.welcome(
-            &kept.device,
-            &kept.session,
-            self.left.as_ref(),
-            &self.executables,
-            kept.helper(),
-            self.timed_out,
-        );
+        let told = worker.welcome(kept, self.left.as_ref(), &self.executables, self.timed_out);
         match told {
-            Ok(()) => self.timed_out = 0,
-            Err(error) => tracing::debug!(%error, "the worker went away before it was given the session"),
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                tracing::debug!("the worker went away before it was given the session");
+            }
+            Err(error) => {
+                tracing::error!(%error, "the worker could not be given the session");
+                worker.kill();
+            }
         }
         Ok(())
     }

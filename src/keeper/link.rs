@@ -61,6 +61,8 @@ pub struct Adopted {
     pub device: OwnedFd,
     /// How its session was begun.
     pub introduction: Introduction,
+    /// Where it is marked which files the kernel has pages of.
+    pub pages: OwnedFd,
     /// What the worker before left, sealed.
     pub left: Option<Vec<u8>>,
     /// How many requests were answered with ETIMEDOUT while there was no worker.
@@ -133,9 +135,8 @@ impl Link {
 
     fn adopt(&self, welcome: Message, packet: Packet) -> Result<Adopted, LinkFault> {
         let mut descriptors = packet.descriptors.into_iter();
-        let (Some(device), Some(quick), Some(digests)) =
-            (descriptors.next(), descriptors.next(), descriptors.next())
-        else {
+        let mut next = || descriptors.next();
+        let (Some(device), Some(quick), Some(digests), Some(pages)) = (next(), next(), next(), next()) else {
             return Err(LinkFault::Protocol("descriptors are missing".to_owned()));
         };
         self.asking
@@ -153,7 +154,7 @@ impl Link {
         let half = |word: u64| u32::try_from(word).unwrap_or(0);
         self.helper.store(half(helper), Ordering::Release);
         let introduction = Introduction::from_numbers((half(major), half(minor), capabilities));
-        Ok(Adopted { device, introduction, left, timed_out })
+        Ok(Adopted { device, introduction, pages, left, timed_out })
     }
 
     /// Says that everything is open, and waits until the session is ours.

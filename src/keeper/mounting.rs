@@ -6,15 +6,15 @@ use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::fuse::introduce;
 use crate::fuse::notifier::{self, Notifier, Order};
-use crate::sys::mount::{self, MountFault, MountOptions, Mounted};
+use crate::fuse::{MARKS_BYTES, introduce};
+use crate::sys::mount::{self, MountFault, MountHandle, MountOptions, Mounted};
 use crate::sys::notify::Notify;
 use crate::sys::poll::{self, Interest};
 use crate::sys::{connection, memory_file};
 
 use super::assignment::KeepFault;
-use super::session::Session;
+use super::session::{Session, SessionFault};
 
 /// How long a mount found in the way may take to say that it is alive.
 const PROBE_WAIT: Duration = Duration::from_secs(1);
@@ -26,11 +26,14 @@ const END_WAIT: Duration = Duration::from_millis(500);
 const SESSION_BYTES_MAX: u64 = 8192;
 const DEVICE: &str = "device";
 const SESSION: &str = "session";
+const PAGES: &str = "pages";
 
 /// A mount of ours.
 pub(super) struct Kept {
     pub(super) device: OwnedFd,
     pub(super) session: Session,
+    /// Where each worker marks which files the kernel has pages of, for the next one.
+    pub(super) pages: OwnedFd,
     notifier: Notifier,
 }
 
@@ -57,11 +60,11 @@ impl Kept {
         let Mounted { device, tree, handle } = mounted;
         let begun = introduce(&device).and_then(|introduction| {
             let notifier = Notifier::start(tree, notifier::Options::default())?;
-            Ok((introduction, notifier))
+            Ok((introduction, notifier, marks_of_pages()?))
         });
         match begun {
-            Ok((introduction, notifier)) => {
-                Ok(Self { device, session: Session { introduction, handle }, notifier })
+            Ok((introduction, notifier, pages)) => {
+                Ok(Self { device, session: Session { introduction, handle }, pages, notifier })
             }
             Err(error) => {
                 drop(mount::unmount(&handle));
@@ -75,10 +78,12 @@ impl Kept {
     pub(super) fn adopt(mount_point: &Path, kept: Vec<(String, OwnedFd)>) -> Option<Self> {
         let mut device = None;
         let mut session = None;
+        let mut pages = None;
         for (name, descriptor) in kept {
             match name.as_str() {
                 DEVICE => device = Some(descriptor),
                 SESSION => session = Some(descriptor),
+                PAGES => pages = Some(descriptor),
                 _ => {}
             }
         }
@@ -88,25 +93,36 @@ impl Kept {
             Ok(session) => session,
             Err(fault) => {
                 tracing::warn!(%fault);
+                // The device lives, so the numbers of its mount belong to nobody else.
+                if let SessionFault::OtherVersion(handle) = &fault
+                    && !has_ended(&device)
+                {
+                    take_away(handle, &device);
+                }
                 return None;
             }
         };
-        let is_there = mount::is_there(&session.handle).unwrap_or(false);
-        if !is_there || has_ended(&device) || session.handle.mount_point != resolved(mount_point) {
-            tracing::warn!("the kept mount is dead, gone or elsewhere: a fresh one takes its place");
-            if is_there {
-                take_away(&session, &device);
-            }
+        if has_ended(&device) {
+            // Numbers of mounts are used again: what they name now may be somebody else's. A dead mount of ours is
+            // seen to be dead before another is made.
+            tracing::warn!("the kept mount is dead: a fresh one takes its place");
             return None;
         }
-        let notifier = mount::writable_again(&session.handle)
+        let is_there = mount::is_there(&session.handle).unwrap_or(false);
+        if !is_there || session.handle.mount_point != resolved(mount_point) {
+            tracing::warn!("the kept mount is gone or elsewhere: a fresh one takes its place");
+            take_away(&session.handle, &device);
+            return None;
+        }
+        let again = mount::writable_again(&session.handle)
             .map_err(std::io::Error::other)
-            .and_then(|tree| Notifier::start(tree, notifier::Options::default()));
-        match notifier {
-            Ok(notifier) => Some(Self { device, session, notifier }),
+            .and_then(|tree| Notifier::start(tree, notifier::Options::default()))
+            .and_then(|notifier| Ok((notifier, pages.map_or_else(marks_of_pages, Ok)?)));
+        match again {
+            Ok((notifier, pages)) => Some(Self { device, session, pages, notifier }),
             Err(error) => {
                 tracing::warn!(%error, "watchers of the kept mount could not be told of changes: a fresh one is made");
-                take_away(&session, &device);
+                take_away(&session.handle, &device);
                 None
             }
         }
@@ -116,7 +132,8 @@ impl Kept {
     pub(super) fn store(&self, notify: &Notify) -> std::io::Result<()> {
         let session = memory_file::sealed(c"credfs-session", &self.session.to_bytes())?;
         notify.store(DEVICE, self.device.as_fd())?;
-        notify.store(SESSION, session.as_fd())
+        notify.store(SESSION, session.as_fd())?;
+        notify.store(PAGES, self.pages.as_fd())
     }
 
     pub(super) fn helper(&self) -> u32 {
@@ -140,19 +157,30 @@ impl Kept {
         mount::is_there(&self.session.handle).unwrap_or(false)
     }
 
+    /// Fails every request that waits, and every open file.
+    pub(super) fn abort(&self) {
+        if let Err(error) = connection::abort(self.session.handle.minor) {
+            tracing::debug!(%error, "the connection ends with its last descriptor");
+        }
+    }
+
     /// Takes the mount away. Files that are open keep it alive for a moment, and then their connection is aborted.
     pub(super) fn take_away(self) {
-        let Self { device, session, notifier } = self;
+        let Self { device, session, notifier, .. } = self;
         // First: its process holds the tree.
         if !notifier.stop() {
             tracing::debug!("the notifier's helper hangs in the kernel and ends with the connection");
         }
-        take_away(&session, &device);
+        take_away(&session.handle, &device);
     }
 }
 
-fn take_away(session: &Session, device: &OwnedFd) {
-    if let Err(fault) = mount::unmount(&session.handle) {
+fn marks_of_pages() -> std::io::Result<OwnedFd> {
+    memory_file::fixed(c"credfs-pages", MARKS_BYTES)
+}
+
+fn take_away(handle: &MountHandle, device: &OwnedFd) {
+    if let Err(fault) = mount::unmount(handle) {
         tracing::warn!(%fault, "could not unmount");
     }
     let until = Instant::now() + END_WAIT;
@@ -161,7 +189,7 @@ fn take_away(session: &Session, device: &OwnedFd) {
     }
     if !has_ended(device) {
         tracing::info!("files are still open: their connection is ended");
-        if let Err(error) = connection::abort(session.handle.minor) {
+        if let Err(error) = connection::abort(handle.minor) {
             tracing::warn!(%error, "could not end the connection");
         }
     }

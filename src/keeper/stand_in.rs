@@ -1,5 +1,6 @@
 //! Answers for a worker that is not there: takes requests from the kernel, reads their headers and nothing else, and
-//! answers ETIMEDOUT when their time is over. What it has not answered the next worker is sent again by the kernel.
+//! answers ETIMEDOUT when their time is over. What it has not answered the next worker is sent again by the kernel; where
+//! the kernel cannot, it is answered when that worker comes.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -26,32 +27,45 @@ pub(super) struct StandIn {
     wait_max: Duration,
     /// Numbers of requests and when each was taken, oldest first. `None`: it is not standing in.
     waiting: Option<VecDeque<(Instant, u64)>>,
+    /// Whether the next worker can be sent what was taken here.
+    can_resend: bool,
     buffer: Vec<u8>,
 }
 
 impl StandIn {
     pub(super) fn new(wait_max: Duration) -> Self {
-        Self { wait_max, waiting: None, buffer: Vec::new() }
+        Self { wait_max, waiting: None, can_resend: true, buffer: Vec::new() }
     }
 
     pub(super) fn is_active(&self) -> bool {
         self.waiting.is_some()
     }
 
-    /// Begins: also what the worker before had taken comes again.
-    pub(super) fn begin(&mut self, device: &OwnedFd) -> io::Result<()> {
+    /// Begins: also what the worker before had taken comes again, where the kernel can.
+    pub(super) fn begin(&mut self, device: &OwnedFd, can_resend: bool) -> io::Result<()> {
         if self.waiting.is_none() {
-            resend(device)?;
+            if can_resend {
+                resend(device)?;
+            }
+            self.can_resend = can_resend;
             self.buffer = vec![0; REQUEST_BYTES_MAX];
             self.waiting = Some(VecDeque::new());
         }
         Ok(())
     }
 
-    /// Ends: a worker is about to take the device, and will have everything sent again.
+    /// Ends, together with the connection.
     pub(super) fn end(&mut self) {
         self.waiting = None;
         self.buffer = Vec::new();
+    }
+
+    /// Ends: a worker is about to take the device. It will have everything sent again, or everything is answered now;
+    /// how many those were.
+    pub(super) fn hand_on(&mut self, device: &OwnedFd) -> io::Result<u64> {
+        let answered = if self.can_resend { Ok(0) } else { self.answer(device, |_| true) };
+        self.end();
+        answered
     }
 
     /// When the next request is due.
@@ -71,7 +85,12 @@ impl StandIn {
                 Err(error) => return Err(error),
             };
             let Some((opcode, number)) = header(&self.buffer[..count]) else { continue };
-            if !UNANSWERED.contains(&opcode) && !KEPT.contains(&opcode) {
+            if KEPT.contains(&opcode) {
+                // Nobody looks at what it is answered.
+                if !self.can_resend {
+                    file.write_all(&refusal(number))?;
+                }
+            } else if !UNANSWERED.contains(&opcode) {
                 waiting.push_back((now, number));
             }
         }
@@ -80,11 +99,17 @@ impl StandIn {
 
     /// Answers what has waited too long; how many those were.
     pub(super) fn answer_overdue(&mut self, device: &OwnedFd, now: Instant) -> io::Result<u64> {
+        let wait_max = self.wait_max;
+        self.answer(device, |taken| now.duration_since(taken) >= wait_max)
+    }
+
+    /// Answers those that were taken at such a time, oldest first.
+    fn answer(&mut self, device: &OwnedFd, is_due: impl Fn(Instant) -> bool) -> io::Result<u64> {
         let Some(waiting) = &mut self.waiting else { return Ok(0) };
         let mut file = File::from(device.try_clone()?);
         let mut count = 0;
         while let Some((taken, number)) = waiting.front().copied()
-            && now.duration_since(taken) >= self.wait_max
+            && is_due(taken)
         {
             waiting.pop_front();
             match file.write_all(&refusal(number)) {

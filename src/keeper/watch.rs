@@ -111,12 +111,11 @@ impl Keeper<'_> {
 
     /// When to begin to answer for a worker; `None` where nothing speaks for it.
     pub(super) fn stand_in_due(&self) -> Option<Instant> {
-        let kept = self.kept.as_ref()?;
         // One that ends in order still reads the device.
         let is_alone =
             self.worker.as_ref().is_none_or(|worker| matches!(worker.stage, Stage::Starting | Stage::Dying));
-        let begins = is_alone && !self.stand_in.is_active() && kept.session.introduction.can_resend();
-        begins.then(|| self.alone_since + STAND_IN_AFTER)
+        (is_alone && !self.stand_in.is_active() && self.kept.is_some())
+            .then(|| self.alone_since + STAND_IN_AFTER)
     }
 
     /// Answers for a worker that is not there.
@@ -125,7 +124,7 @@ impl Keeper<'_> {
         let Some(kept) = &self.kept else { return Ok(()) };
         if is_due {
             tracing::warn!("no worker is ready: requests are answered with ETIMEDOUT at their deadline");
-            self.stand_in.begin(&kept.device)?;
+            self.stand_in.begin(&kept.device, kept.session.introduction.can_resend())?;
         }
         let done = self
             .stand_in
@@ -179,6 +178,10 @@ impl Keeper<'_> {
         }
         self.stand_in.end();
         self.left = None;
+        if let Some(kept) = &self.kept {
+            // What waits shall not wait for what can end by itself no more, nor the place stay empty meanwhile.
+            kept.abort();
+        }
         self.take_away();
         let kept = Kept::make(&self.keep.settings.mount_point, self.keep.allow_other)?;
         if self.listener.is_none() {

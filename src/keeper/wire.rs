@@ -12,7 +12,7 @@ use crate::fuse::notifier::Order;
 use crate::sys::process::{FileStatus, FileTime};
 
 /// Version of this protocol. A worker and a keeper of different versions do not work together.
-pub(super) const PROTOCOL: u32 = 1;
+pub(super) const PROTOCOL: u32 = 2;
 /// Length of every message but an order's, in bytes.
 pub(super) const MESSAGE_BYTES: usize = 80;
 /// The longest message, in bytes.
@@ -54,7 +54,8 @@ pub(super) mod from_worker {
 pub(super) mod from_keeper {
     /// Answers HELLO: `number` is the protocol; words: major, minor and capabilities of INIT, the connection's minor,
     /// the helper's pid, how many requests were answered with ETIMEDOUT since a worker was last told. With descriptors: the
-    /// device, the socket for questions about executables, the one for digests, and what the worker before left, if anything.
+    /// device, the socket for questions about executables, the one for digests, the marks of pages, and what the worker before
+    /// left, if anything.
     pub(crate) const WELCOME: u32 = 101;
     /// The session is the worker's from now on.
     pub(crate) const GO: u32 = 102;

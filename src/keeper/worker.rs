@@ -12,7 +12,7 @@ use crate::sys::peer::Peer;
 use crate::sys::process::{PidFd, Scope};
 
 use super::executables;
-use super::session::Session;
+use super::mounting::Kept;
 use super::wire::{BYTES_MAX, MESSAGE_BYTES, Message, PROTOCOL, from_keeper};
 
 /// How long a worker that serves may be silent.
@@ -51,6 +51,8 @@ pub(super) struct Worker {
     /// Whether it has said that it answered all it took.
     pub(super) is_drained: bool,
     helper_told: u32,
+    /// How many requests it was told of that were answered with ETIMEDOUT.
+    pub(super) timed_out_told: u64,
 }
 
 impl Worker {
@@ -80,6 +82,7 @@ impl Worker {
             heard: now,
             is_drained: false,
             helper_told: 0,
+            timed_out_told: 0,
         }
     }
 
@@ -117,11 +120,9 @@ impl Worker {
     /// Gives it the session, and starts to answer its questions.
     pub(super) fn welcome(
         &mut self,
-        device: &OwnedFd,
-        session: &Session,
+        kept: &Kept,
         left: Option<&OwnedFd>,
         executables: &Arc<ProcExecutables>,
-        helper: u32,
         timed_out: u64,
     ) -> io::Result<()> {
         let (quick, quick_theirs) = PacketSocket::pair()?;
@@ -132,9 +133,10 @@ impl Worker {
                 .name(name.into())
                 .spawn(move || executables::answer(&socket, &executables))?;
         }
-        let (major, minor, capabilities) = session.introduction.to_numbers();
+        let (major, minor, capabilities) = kept.session.introduction.to_numbers();
         let mut message = Message::of(from_keeper::WELCOME, PROTOCOL);
-        let connection = session.handle.minor.into();
+        let connection = kept.session.handle.minor.into();
+        let helper = kept.helper();
         message.words[..6].copy_from_slice(&[
             major.into(),
             minor.into(),
@@ -143,8 +145,9 @@ impl Worker {
             helper.into(),
             timed_out,
         ]);
-        self.helper_told = helper;
-        let mut descriptors = vec![device.as_fd(), quick_theirs.as_fd(), digests_theirs.as_fd()];
+        (self.helper_told, self.timed_out_told) = (helper, timed_out);
+        let mut descriptors =
+            vec![kept.device.as_fd(), quick_theirs.as_fd(), digests_theirs.as_fd(), kept.pages.as_fd()];
         descriptors.extend(left.map(AsFd::as_fd));
         self.socket.send_now(&message.to_bytes(), &descriptors)
     }

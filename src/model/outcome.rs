@@ -126,5 +126,6 @@ words! {
         Refused = "refused",
         LogReplaced = "log_replaced",
         ConsumerGone = "consumer_gone",
+        NoLogin = "no_login",
     }
 }

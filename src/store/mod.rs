@@ -182,14 +182,39 @@ pub trait Store: Send + Sync {
         None
     }
 
+    /// Every path whose values are minted.
+    fn all_declared(&self) -> Vec<SecretPath> {
+        Vec::new()
+    }
+
     /// Every lease that is not done with, by path and version.
     fn leases(&self) -> Vec<LeaseInfo> {
         Vec::new()
     }
 
+    /// Whether it was said a moment ago that there is no such secret, so that it is not asked for again.
+    fn is_absent(&self, _path: &SecretPath) -> bool {
+        true
+    }
+
+    /// Whether it was said a moment ago which names lie in a folder.
+    fn is_listed(&self, _folder: &str) -> bool {
+        true
+    }
+
     /// Whether an identity without a login of its own is refused.
     fn needs_own_login(&self) -> bool {
         false
+    }
+
+    /// How its logins are, without asking anyone; none where it needs none.
+    fn logins(&self) -> Vec<LoginStatus> {
+        Vec::new()
+    }
+
+    /// How many requests its server was sent by this process; `None` where it has no server.
+    fn requests(&self) -> Option<u64> {
+        None
     }
 
     /// Asks the store for the names directly in a folder (`""`: at the top), so that they are known.

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Most descriptors that come with one message.
-pub const DESCRIPTORS_MAX: usize = 4;
+pub const DESCRIPTORS_MAX: usize = 8;
 
 /// One end of a connection.
 #[derive(Debug)]

@@ -101,15 +101,26 @@ mod tests {
         std::fs::write(place.join("outside"), "x").unwrap();
         std::fs::write(tree.join("inner/file"), "x").unwrap();
         std::os::unix::fs::symlink(&place, tree.join("link")).unwrap();
+        std::os::unix::fs::symlink("inner", tree.join("inside")).unwrap();
         let held = hold(&tree).unwrap();
         let absolute = place.join("outside");
-        for path in
-            ["../outside", "link/outside", "inner/../../outside", absolute.to_str().unwrap(), "..", ""]
-        {
+        for path in [
+            "../outside",
+            "link/outside",
+            "inside/file",
+            "inner/../../outside",
+            absolute.to_str().unwrap(),
+            "..",
+            "",
+        ] {
             assert!(touch(held.as_fd(), Path::new(path)).is_err(), "{path:?}");
             assert!(rename(held.as_fd(), Path::new(path), Path::new("taken")).is_err(), "{path:?}");
             assert!(rename(held.as_fd(), Path::new("inner/file"), Path::new(path)).is_err(), "{path:?}");
         }
+        // Another file system that is mounted inside the tree.
+        let root = hold(Path::new("/")).unwrap();
+        let other = touch(root.as_fd(), Path::new("proc/version")).unwrap_err();
+        assert_eq!(other.raw_os_error(), Some(libc::EXDEV), "{other}");
         touch(held.as_fd(), Path::new("inner/file")).unwrap();
         touch(held.as_fd(), Path::new(".")).unwrap();
         rename(held.as_fd(), Path::new("inner/file"), Path::new("file")).unwrap();

@@ -2,7 +2,7 @@
 
 use crate::access::Refusal;
 use crate::caller::Caller;
-use crate::model::{Facts, Operation, Outcome, Reason, SecretPath, UnixTime, Unknown};
+use crate::model::{Facts, Operation, Outcome, Reason, SecretPath, UnixTime, Unknown, VALUE_BYTES_MAX};
 use crate::policy::Listing;
 
 use super::inode::{Inode, Parts};
@@ -132,7 +132,9 @@ impl Tree {
         let gone = Refusal::new(Outcome::Hidden, Reason::NotFound);
         let secret = self.gate.places().known(&place.secret).ok_or(gone)?;
         let version = secret.version(place.version).ok_or(gone)?;
-        let size_bytes = version.field(&place.field).ok_or(gone)?.bytes.unwrap_or(0);
+        let bytes = version.field(&place.field).ok_or(gone)?.bytes;
+        // While nobody knows it: never 0 for what is not empty.
+        let size_bytes = bytes.unwrap_or(VALUE_BYTES_MAX as u64);
         let inode = place.inode;
         Ok(Attributes {
             inode,
@@ -143,6 +145,15 @@ impl Tree {
             size_bytes,
             time: version.shown_since(),
             links: 1,
+        })
+    }
+
+    /// Whether the length of a field is known. Before it was fetched a remote store may not say it.
+    pub(super) fn is_length_known(&self, place: &FieldPlace) -> bool {
+        let known = self.gate.places().known(&place.secret);
+        known.is_none_or(|secret| {
+            let field = secret.version(place.version).and_then(|version| version.field(&place.field));
+            field.is_none_or(|field| field.bytes.is_some())
         })
     }
 
@@ -199,7 +210,11 @@ fn version_listing(
     place: Option<&FieldPlace>,
 ) -> Result<(), Refusal> {
     let gone = Refusal::new(Outcome::Hidden, Reason::NotFound);
-    let secret = eyes.secret(path).ok_or(Refusal::new(Outcome::Hidden, Reason::NoGrant))?;
+    let mut secret = eyes.secret(path).ok_or(Refusal::new(Outcome::Hidden, Reason::NoGrant))?;
+    // An open file of what was minted for another consumer, who handed it over: policy decides, as it does for the read.
+    if secret.version(number).is_none() && place.is_some() && eyes.gate.places().declared(path).is_some() {
+        secret = eyes.gate.places().known(path).ok_or(gone)?;
+    }
     let version = secret.version(number).ok_or(gone)?;
     match eyes.version(path, &secret, version, place.map(|place| &place.field)) {
         Listing::Visible => Ok(()),

@@ -11,6 +11,7 @@ use crate::model::{
 };
 use crate::policy::{Listing, View};
 
+use super::asking::Lookup;
 use super::attributes::shown_path;
 use super::inode::Inode;
 use super::node::{FieldPlace, Node};
@@ -29,15 +30,46 @@ impl Tree {
     pub fn lookup(&self, caller: &Caller<'_>, parent: Inode, name: &[u8]) -> Result<Entry, Refusal> {
         let parent = self.resolve(parent)?;
         let eyes = self.eyes(caller);
-        let found = match std::str::from_utf8(name) {
-            Ok(name) => self.find(&eyes, &parent, name),
-            Err(_) => Err(Refusal::new(Outcome::Hidden, Reason::NotFound)),
+        self.found(&eyes, &parent, name, self.look(&eyes, &parent, name), caller)
+    }
+
+    /// The same, but a store that may know more than is known here is asked before a name is said not to exist.
+    #[must_use]
+    pub fn lookup_or_ask(&self, caller: &Caller<'_>, parent: Inode, name: &[u8]) -> Lookup {
+        let parent = match self.resolve(parent) {
+            Ok(parent) => parent,
+            Err(refusal) => return Lookup::Done(Err(refusal)),
         };
-        let node = found.map_err(|refusal| {
-            let path = asked_path(&parent, name);
+        let eyes = self.eyes(caller);
+        let looked = self.look(&eyes, &parent, name);
+        if let Err(Refusal { outcome: Outcome::Hidden, .. }) = looked
+            && let Some(asking) = self.question(caller, &parent, name)
+        {
+            return Lookup::Asking(asking);
+        }
+        Lookup::Done(self.found(&eyes, &parent, name, looked, caller))
+    }
+
+    fn look(&self, eyes: &Eyes<'_>, parent: &Node, name: &[u8]) -> Result<Node, Refusal> {
+        match std::str::from_utf8(name) {
+            Ok(name) => self.find(eyes, parent, name),
+            Err(_) => Err(Refusal::new(Outcome::Hidden, Reason::NotFound)),
+        }
+    }
+
+    fn found(
+        &self,
+        eyes: &Eyes<'_>,
+        parent: &Node,
+        name: &[u8],
+        looked: Result<Node, Refusal>,
+        caller: &Caller<'_>,
+    ) -> Result<Entry, Refusal> {
+        let node = looked.map_err(|refusal| {
+            let path = asked_path(parent, name);
             self.refuse(caller, Operation::Lookup, &path, refusal)
         })?;
-        let entry = self.entry(&eyes, &node)?;
+        let entry = self.entry(eyes, &node)?;
         self.live.looked_up(&node);
         tracing::trace!(
             uid = caller.uid(),
@@ -57,6 +89,8 @@ impl Tree {
         };
         let entry_lifetime = if public { self.options.public_entry_lifetime } else { Duration::ZERO };
         let attribute_lifetime = match node {
+            // A limit is shown until the length is known, and is to be asked for again.
+            Node::Field(place) | Node::View(_, place) if !self.is_length_known(place) => Duration::ZERO,
             Node::Field(_) | Node::View(..) => self.options.attribute_lifetime,
             Node::Notices => Duration::ZERO,
             _ => DIRECTORY_ATTRIBUTES.min(self.options.public_entry_lifetime),

@@ -4,6 +4,7 @@
 //! **Invariant:** every answer that names something was permitted by policy for the caller that asked, at the moment
 //! he asked; what he may not list is answered exactly as what does not exist.
 
+mod asking;
 mod attributes;
 mod extended;
 mod handles;
@@ -28,6 +29,7 @@ use crate::caller::Caller;
 use crate::model::{Operation, Outcome, Reason, State, UnixTime, VersionInfo, Versions};
 use crate::store::Changed;
 
+pub use asking::Lookup;
 pub use attributes::{Attributes, Kind, Wants};
 pub use extended::ExtendedName;
 pub use inode::{Inode, view_hash};

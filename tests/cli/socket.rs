@@ -1,7 +1,7 @@
 //! The control socket: who may do what over it, and what a client that misbehaves can do to others.
 
 use std::io::{Read as _, Write as _};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 use serde_json::json;
@@ -113,4 +113,44 @@ fn a_client_that_sends_nonsense_or_nothing_harms_nobody_else() {
         "a client that says nothing does not keep it from ending"
     );
     drop(silent);
+}
+
+/// Answers at the control socket as an instance that dies when it has taken a whole command, as many times as asked.
+fn die_with_commands(socket: &std::path::Path, times: usize) -> std::thread::JoinHandle<()> {
+    let listener = UnixListener::bind(socket).unwrap();
+    let socket = socket.to_owned();
+    std::thread::spawn(move || {
+        for _ in 0..times {
+            let (mut client, _) = listener.accept().unwrap();
+            let greeting = r#"{"ready":{"protocol":1}}"#;
+            client.write_all(&u32::try_from(greeting.len()).unwrap().to_le_bytes()).unwrap();
+            client.write_all(greeting.as_bytes()).unwrap();
+            client.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+            let mut taken = Vec::new();
+            // Ends when nothing more comes.
+            drop(client.read_to_end(&mut taken));
+            assert!(taken.len() > 10, "a command was sent");
+        }
+        std::fs::remove_file(socket).unwrap();
+    })
+}
+
+#[test]
+fn a_command_whose_instance_dies_is_asked_again_unless_it_may_have_changed_something() {
+    let world = World::new();
+    world.put("prod/db", "password", CANARY.as_bytes());
+    let socket = world.path("control.sock");
+    let dying = die_with_commands(&socket, 2);
+    // The third time nobody listens, and the files are asked.
+    assert_eq!(world.run(&["get", "prod/db", "password"]).expect(0).out, CANARY.as_bytes());
+    dying.join().unwrap();
+    for arguments in [&["put", "prod/db", "password"][..], &["delete", "prod/db"]] {
+        let dying = die_with_commands(&socket, 1);
+        let done = world.run_with(arguments, b"new").expect(5);
+        assert!(done.err.contains("may have been made"), "{arguments:?}: {}", done.err);
+        assert!(done.err.contains("credfs versions"), "the remedy is said: {}", done.err);
+        dying.join().unwrap();
+    }
+    let versions = world.run(&["versions", "prod/db", "--json"]).expect(0).json();
+    assert_eq!(versions.as_array().unwrap().len(), 1, "nothing was repeated: {versions}");
 }

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use credfs::fuse::notifier::{self, Notifier};
-use credfs::fuse::{Connection, Options, PaceLimits, Session, introduce};
+use credfs::fuse::{Connection, MARKS_BYTES, Options, PaceLimits, Session, introduce};
 use credfs::store::Store;
 use credfs::sys::connection;
+use credfs::sys::memory_file;
 use credfs::sys::mount::{self, MountHandle, MountOptions};
 
 use crate::world::World;
@@ -83,6 +84,7 @@ impl Stage {
         let connection = Connection {
             introduction: introduce(&mounted.device).unwrap(),
             device: mounted.device,
+            pages: memory_file::fixed(c"credfs-pages", MARKS_BYTES).unwrap(),
             orders: Arc::new(Notifier::start(mounted.tree, notifier::Options::default()).unwrap()),
         };
         let session =

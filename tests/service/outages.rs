@@ -211,3 +211,30 @@ fn a_stopped_worker_is_replaced_and_no_reader_is_stuck() {
     assert!(seen.pause_max < Duration::from_secs(16), "{:?}", seen.pause_max);
     eprintln!("{} reads, {} errors, longest pause {:?}", seen.reads, seen.errors.len(), seen.pause_max);
 }
+
+#[test]
+fn processes_that_are_both_stopped_are_replaced_by_systemds_watchdog() {
+    let machine = prepared();
+    // Who replaces a stopped worker is the keeper, and sooner: the watchdog is for a keeper that is stopped itself.
+    assert_eq!(machine.property("credfs", "WatchdogUSec"), "10s");
+    assert_eq!(machine.property("credfs-keeper", "WatchdogUSec"), "30s");
+    let units = ["credfs", "credfs-keeper"];
+    let before = units.map(|unit| machine.main_pid(unit));
+    let begun = Instant::now();
+    for pid in before {
+        machine.run(&["kill", "-s", "STOP", &pid.to_string()]).ok();
+    }
+    for (unit, before, limit) in [("credfs", before[0], 20), ("credfs-keeper", before[1], 45)] {
+        wait_until("another process takes its place", Duration::from_secs(limit), || {
+            ![0, before].contains(&machine.main_pid(unit))
+        });
+        eprintln!("{unit} was replaced after {:?}", begun.elapsed());
+        let said = machine.journal(unit);
+        assert!(said.contains("Watchdog timeout"), "{unit}: it was replaced by somebody else:\n{said}");
+    }
+    machine.serves();
+    let read = machine.in_unit("readers", &["User=www-data"], &["timeout", "-s", "KILL", "10", "cat", FIELD]);
+    assert_eq!(read.text(), counted(0), "{}", read.err);
+    eprintln!("served again {:?} after both were stopped", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+}

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use credfs::model::{FieldName, Secret, SecretBytes, SecretPath, Version};
 use credfs::store::{
-    Answer, Change, Child, DescribedVersion, Description, Local, Login, LoginState, LoginStatus, Made,
-    Pending, Source, SourceFault, Store, StoreFault, Values, Wanted,
+    Answer, Change, Child, DescribedVersion, Description, Login, LoginState, LoginStatus, Made, Pending,
+    Source, SourceFault, Store, StoreFault, Values, Wanted,
 };
 use parking_lot::Mutex;
 
@@ -40,9 +40,11 @@ pub(crate) enum Verb {
 }
 
 pub(crate) struct Engine {
-    pub(crate) local: Arc<Local>,
+    pub(crate) local: Arc<dyn Store>,
     /// Whether it says names and lengths of fields before they are read.
     pub(crate) says_fields: bool,
+    /// Whether it says lengths, where it says names.
+    pub(crate) says_lengths: bool,
     /// Whether it keeps one value alone and numbers none.
     pub(crate) keeps_one: bool,
     pub(crate) mood: Mutex<Mood>,
@@ -62,10 +64,11 @@ fn name_of(login: &Login) -> String {
 }
 
 impl Engine {
-    pub(crate) fn over(local: Local) -> Self {
+    pub(crate) fn over(local: Arc<dyn Store>) -> Self {
         Self {
-            local: Arc::new(local),
+            local,
             says_fields: false,
+            says_lengths: true,
             keeps_one: false,
             mood: Mutex::default(),
             refused: Mutex::default(),
@@ -156,9 +159,13 @@ impl Engine {
             lost: version.lost,
             state: version.state,
             revoked: version.revoked,
-            fields: self
-                .says_fields
-                .then(|| version.fields.iter().map(|field| (field.name.clone(), field.bytes)).collect()),
+            fields: self.says_fields.then(|| {
+                version
+                    .fields
+                    .iter()
+                    .map(|field| (field.name.clone(), field.bytes.filter(|_| self.says_lengths)))
+                    .collect()
+            }),
         });
         let keeps_all = !self.keeps_one;
         Description {

@@ -68,7 +68,7 @@ impl Site {
 
     fn with(arrange: impl FnOnce(&mut Engine)) -> Self {
         let directory = Directory::new();
-        let mut engine = Engine::over(fresh(&directory, &Hand::new()));
+        let mut engine = Engine::over(Arc::new(fresh(&directory, &Hand::new())));
         arrange(&mut engine);
         Self { directory, engine: Arc::new(engine), dial: Dial::new(), boot: Mutex::new("first".into()) }
     }
@@ -133,7 +133,7 @@ fn ok(value: &str, stale_s: u64) -> (String, u64) {
 fn the_memory_in_front_of_an_engine_passes_the_suite() {
     for says_fields in [false, true] {
         suite::all(&|directory, hand| {
-            let mut engine = Engine::over(fresh(directory, hand));
+            let mut engine = Engine::over(Arc::new(fresh(directory, hand)));
             engine.says_fields = says_fields;
             Remote::open(Arc::new(engine), RemoteOptions::new(directory.file("numbers"))).unwrap()
         });
@@ -338,26 +338,39 @@ fn what_is_deleted_destroyed_or_revoked_is_never_given_from_memory() {
 fn a_thousand_opens_of_one_cold_secret_are_one_fetch_and_nobody_hangs_when_one_gives_up() {
     let site = Site::new();
     site.put("s", "1");
-    let remote = site.remote();
+    let remote = site.open(RemoteOptions { answer_within: 60 * S, ..site.options() });
     run(remote.look_up(&Login::machine(), &path("s"))).unwrap();
     let gate = Arc::new(tokio::sync::Semaphore::new(0));
     *site.engine.gate.lock() = Some(Arc::clone(&gate));
     run(async {
+        let asked = async |count: u64| {
+            let until = Instant::now() + 20 * S;
+            while site.engine.asked(Verb::Read) != count && Instant::now() < until {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            assert_eq!(site.engine.asked(Verb::Read), count);
+        };
         let first = {
             let remote = Arc::clone(&remote);
             tokio::spawn(async move { remote.fetch(&orders(), &wanted("s", 1)).await.map(drop) })
         };
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        asked(1).await;
+        let waiting = Arc::new(AtomicI64::new(0));
         let mut others = tokio::task::JoinSet::new();
         for _ in 0..1_000 {
-            let remote = Arc::clone(&remote);
-            others.spawn(async move { remote.fetch(&orders(), &wanted("s", 1)).await.map(drop) });
+            let (remote, waiting) = (Arc::clone(&remote), Arc::clone(&waiting));
+            others.spawn(async move {
+                waiting.fetch_add(1, Ordering::SeqCst);
+                remote.fetch(&orders(), &wanted("s", 1)).await.map(drop)
+            });
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        assert_eq!(site.engine.asked(Verb::Read), 1);
+        while waiting.load(Ordering::SeqCst) < 1_000 {
+            tokio::task::yield_now().await;
+        }
+        asked(1).await;
         first.abort();
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        assert_eq!(site.engine.asked(Verb::Read), 2, "another one asks for all");
+        // Another one asks for all.
+        asked(2).await;
         gate.add_permits(1);
         while let Some(other) = others.join_next().await {
             other.unwrap().unwrap();
@@ -698,7 +711,8 @@ fn an_engine_that_comes_back_is_noticed_within_2_s_and_in_the_outage_nobody_wait
             assert!(fetched.stale_for > S);
             assert!(remote.fetch_at_hand(&orders(), &wanted("cold", 1)).unwrap().is_err());
         }
-        site.put("s", "2");
+        let put = put_change("s", &[("f", b"2")], true, Stage::Current);
+        site.engine.local.change(&Login::machine(), put).await.unwrap();
         site.engine.feel(Mood::Well);
         tokio::time::sleep(2 * S).await;
         assert_eq!(remote.state(), StoreState::Ready);
@@ -737,7 +751,7 @@ fn a_version_made_anew_under_an_old_number_is_another_one() {
     // An engine that was emptied and filled again counts from 1.
     let hand = Hand::new();
     hand.turn(77);
-    let engine = Engine::over(fresh(&other.directory_anew(), &hand));
+    let engine = Engine::over(Arc::new(fresh(&other.directory_anew(), &hand)));
     run(engine.local.change(&Login::machine(), put_change("s", &[("f", b"new")], true, Stage::Current)))
         .unwrap();
     let remote = Remote::open(Arc::new(engine), site.options()).unwrap();

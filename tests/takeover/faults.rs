@@ -3,6 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
+use credfs::fuse::Introduction;
+use credfs::keeper::Session;
+use credfs::sys::mount::MountHandle;
+
 use crate::harness::{Instance, Kept, Program, Setup, Tmpfs, wait_until};
 use crate::load;
 use crate::pair::{POLICY, is_alive, setup, signal, worker_after};
@@ -45,12 +49,10 @@ fn another_file_system_at_the_mount_point_is_left_alone() {
 fn an_aborted_connection_is_made_good_and_an_unmount_by_others_is_the_end() {
     let instance = setup().start();
     load::fill(&instance);
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     let mount_point = instance.mount_point();
-    let line = mounts.lines().find(|line| line.split(' ').nth(4) == Some(&mount_point)).unwrap();
-    let minor = line.split(' ').nth(2).unwrap().split(':').nth(1).unwrap().to_owned();
+    let (_, minor) = numbers_of(&mount_point).unwrap();
     let worker = worker_after(&instance, None);
-    credfs::sys::connection::abort(minor.parse().unwrap()).unwrap();
+    credfs::sys::connection::abort(minor).unwrap();
     worker_after(&instance, Some(worker));
     wait_until("it serves again", Duration::from_secs(10), || {
         std::fs::read(instance.path("prod/app/key")).is_ok_and(|bytes| load::is_whole(&bytes))
@@ -64,16 +66,21 @@ fn an_aborted_connection_is_made_good_and_an_unmount_by_others_is_the_end() {
 const MANAGER: &str = r#"
 import array, fcntl, os, socket, subprocess, sys
 kept, program, saved = {}, sys.argv[2:], sys.argv[1]
-if saved == "newer" or saved == "dead":
+def sealed(content):
     memory = os.memfd_create("session", os.MFD_ALLOW_SEALING)
-    os.write(memory, b"credfsS" + (b"\x63" if saved == "newer" else b"\x01") + bytes(28) + b"/run/nowhere")
+    os.write(memory, content)
     fcntl.fcntl(memory, 1033, 15)
-    kept = {"device": os.open("/dev/fuse", os.O_RDWR), "session": memory}
+    return memory
+if saved.startswith("forged:"):
+    kept = {"device": os.open("/dev/fuse", os.O_RDWR), "session": sealed(bytes.fromhex(saved[7:]))}
 path = os.environ["MANAGER_SOCKET"]
 notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 notify.bind(path)
 notify.settimeout(0.05)
 def start():
+    if saved == "later" and "session" in kept:
+        content = os.pread(kept["session"], 4096, 0)
+        kept["session"] = sealed(content[:7] + bytes([content[7] + 1]) + content[8:] + b"more")
     names = list(kept)
     environment = dict(os.environ, NOTIFY_SOCKET=path)
     code = "import os, sys; os.environ['LISTEN_PID'] = str(os.getpid()); os.execv(sys.argv[1], sys.argv[1:])"
@@ -120,28 +127,28 @@ impl Service {
     fn start(saved: &str) -> Self {
         let instance = setup().initialised();
         load::fill(&instance);
-        let (socket, notify) = (instance.file("worker.sock"), instance.file("notify"));
-        let config = instance.config_path();
-        let words = [
-            crate::harness::PYTHON,
-            "-I",
-            "-c",
-            MANAGER,
-            saved,
-            env!("CARGO_BIN_EXE_credfs"),
-            "keeper",
-            "--config",
-            &config,
-            "--socket",
-            &socket,
-        ];
-        let manager =
-            Program::of(&words).env("MANAGER_SOCKET", &notify).keep(&instance.dir().join("manager.out"));
-        let worker =
-            instance.program(&["worker", "--keeper", &socket]).keep(&instance.dir().join("worker.out"));
+        let manager = manage(&instance, saved);
+        let worker = work(&instance);
         let service = Self { instance, manager, worker };
         service.wait_served();
         service
+    }
+
+    /// Kills the keeper and waits for the next, which is given what the manager kept.
+    fn replace_keeper(&self) {
+        let keeper = self.keeper_pid();
+        signal(keeper, "KILL");
+        wait_until("another keeper", Duration::from_secs(10), || self.keeper_pid() != keeper);
+    }
+
+    /// Waits for the end of the worker, whose mount is gone, and starts another.
+    fn replace_worker(&mut self) {
+        assert!(
+            self.worker.wait(Duration::from_secs(10)).is_some(),
+            "the worker of a mount that is gone ends"
+        );
+        self.worker = work(&self.instance);
+        self.wait_served();
     }
 
     fn wait_served(&self) {
@@ -155,6 +162,30 @@ impl Service {
         let started = output.lines().filter_map(|line| line.strip_prefix("started ")).next_back().unwrap();
         started.parse().unwrap()
     }
+}
+
+/// Starts the manager of a keeper.
+fn manage(instance: &Instance, saved: &str) -> Kept {
+    let (socket, config) = (instance.file("worker.sock"), instance.config_path());
+    let program = [env!("CARGO_BIN_EXE_credfs"), "keeper", "--config", &config, "--socket", &socket];
+    let words = [&[crate::harness::PYTHON, "-I", "-c", MANAGER, saved][..], &program].concat();
+    Program::of(&words)
+        .env("MANAGER_SOCKET", instance.file("notify"))
+        .keep(&instance.dir().join("manager.out"))
+}
+
+fn work(instance: &Instance) -> Kept {
+    let socket = instance.file("worker.sock");
+    instance.program(&["worker", "--keeper", &socket]).keep(&instance.dir().join("worker.out"))
+}
+
+/// The number of the mount at `path`, and its connection.
+fn numbers_of(path: &str) -> Option<(u64, u32)> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let line = mounts.lines().find(|line| line.split(' ').nth(4) == Some(path))?;
+    let mut words = line.split(' ');
+    let id = words.next()?.parse().ok()?;
+    Some((id, words.nth(1)?.split(':').nth(1)?.parse().ok()?))
 }
 
 impl Drop for Service {
@@ -198,11 +229,56 @@ fn a_mount_and_its_handles_outlive_their_keeper_where_its_descriptors_are_kept()
     assert!(is_alive(worker), "the same worker serves");
 }
 
+/// A saved session of the mount that is at `path` now.
+fn session_of(path: &str) -> String {
+    let (id, minor) = numbers_of(path).unwrap();
+    let session = Session {
+        introduction: Introduction::from_numbers((7, 41, u64::MAX)),
+        handle: MountHandle { mount_point: path.into(), minor, id },
+    };
+    session.to_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 #[test]
-fn a_session_saved_by_a_later_version_and_a_dead_device_give_way_to_a_fresh_mount() {
-    for saved in ["newer", "dead"] {
-        let service = Service::start(saved);
-        assert!(load::is_whole(&std::fs::read(service.instance.path("prod/app/key")).unwrap()), "{saved}");
-        assert!(service.manager.output().contains("stored device"), "{saved}");
-    }
+fn a_session_saved_by_a_later_version_gives_way_to_a_fresh_mount() {
+    let mut service = Service::start("later");
+    let path = service.instance.path("prod/app/key");
+    let held = std::fs::File::open(&path).unwrap();
+    let before = numbers_of(&service.instance.mount_point()).unwrap();
+    service.replace_keeper();
+    service.replace_worker();
+    assert!(service.manager.output().contains("written by another version"), "{}", service.manager.output());
+    assert_ne!(numbers_of(&service.instance.mount_point()).unwrap(), before, "a fresh mount");
+    assert!(load::is_whole(&std::fs::read(&path).unwrap()));
+    // Of the mount that is gone: an error and no hang.
+    assert!(std::os::unix::fs::FileExt::read_at(&held, &mut [0; 64], 0).is_err());
+}
+
+#[test]
+fn a_device_that_died_between_two_keepers_gives_way_to_a_fresh_mount() {
+    let mut service = Service::start("nothing");
+    let keeper = service.keeper_pid();
+    signal(keeper, "STOP");
+    let (_, minor) = numbers_of(&service.instance.mount_point()).unwrap();
+    credfs::sys::connection::abort(minor).unwrap();
+    service.replace_keeper();
+    service.replace_worker();
+    assert!(service.manager.output().contains("the kept mount is dead"), "{}", service.manager.output());
+    assert!(load::is_whole(&std::fs::read(service.instance.path("prod/app/key")).unwrap()));
+}
+
+#[test]
+fn a_saved_session_whose_device_is_dead_takes_no_mount_of_others_away() {
+    let theirs = setup().start();
+    load::fill(&theirs);
+    // Numbers of mounts are used again: the session that was saved names, by chance, what is there now.
+    let ours = setup().initialised();
+    let config = std::fs::read_to_string(ours.config_path()).unwrap();
+    let moved = config.replace(&ours.mount_point(), &theirs.mount_point());
+    std::fs::write(ours.config_path(), moved).unwrap();
+    let mut manager = manage(&ours, &format!("forged:{}", session_of(&theirs.mount_point())));
+    wait_until("it is refused", Duration::from_secs(10), || manager.output().contains("already served"));
+    manager.end();
+    assert!(load::is_whole(&std::fs::read(theirs.path("prod/app/key")).unwrap()), "theirs is served on");
+    assert!(is_alive(theirs.daemon_pid()));
 }

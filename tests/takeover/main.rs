@@ -9,5 +9,6 @@ mod harness;
 mod death;
 mod faults;
 mod load;
+mod older;
 mod pair;
 mod succession;

@@ -6,7 +6,8 @@ use std::io::ErrorKind;
 use std::os::unix::fs::FileExt as _;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Instance, Random, repetitions};
+use crate::death::hold_threads;
+use crate::harness::{Instance, Program, Random, repetitions, wait_until};
 use crate::load::{self, Found};
 use crate::pair::{setup, signal, worker_after};
 
@@ -153,4 +154,50 @@ fn an_opener_stays_the_opener_and_is_not_recorded_again_after_a_hand_over() {
     instance.reload_policy(&policy);
     let refused = read_whole(&held.file).expect_err("a handle of the worker before is subject to policy");
     assert!(matches!(refused.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied), "{refused}");
+}
+
+/// Leaves pages in the kernel by sendfile, and then has a child of another user ask for them.
+const PAGES: &str = r#"
+import errno, os, sys, time
+path, go = sys.argv[1:]
+inlet, outlet = os.pipe()
+def send(fd):
+    try:
+        return os.read(inlet, os.sendfile(outlet, fd, 0, 64)).decode()
+    except OSError as error:
+        return errno.errorcode[error.errno]
+fd = os.open(path, os.O_RDONLY)
+print("first", send(fd), flush=True)
+while not os.path.exists(go):
+    time.sleep(0.01)
+if os.fork() == 0:
+    os.setresuid(24002, 24002, 24002)
+    print("other", send(fd), flush=True)
+    os._exit(0)
+os.wait()
+"#;
+
+#[test]
+fn pages_that_a_killed_worker_left_in_the_kernel_are_dropped_by_its_successor() {
+    let instance = setup().start();
+    load::fill(&instance);
+    let worker = worker_after(&instance, None);
+    // It dies before it takes them back.
+    let mut holding = hold_threads(&instance, worker, &["pages"]);
+    let (path, go) = (instance.path("prod/app/key"), instance.file("go"));
+    let words = [crate::harness::PYTHON, "-I", "-c", PAGES, &path, &go];
+    let mut reader = Program::of(&words).keep(&instance.dir().join("reader.out"));
+    wait_until("the first has read", Duration::from_secs(5), || reader.output().contains("first <1>"));
+    signal(worker, "KILL");
+    worker_after(&instance, Some(worker));
+    holding.wait(Duration::from_secs(5)).expect("its threads are gone");
+    wait_until("it serves again", Duration::from_secs(10), || {
+        instance.program(&["status"]).run().code == Some(0)
+    });
+    // The moment for which pages stay.
+    std::thread::sleep(Duration::from_millis(50));
+    std::fs::write(&go, "go").unwrap();
+    reader.wait(Duration::from_secs(5)).expect("it ends");
+    let output = reader.output();
+    assert!(output.contains("other ENOENT") || output.contains("other EACCES"), "{output}");
 }

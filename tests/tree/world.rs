@@ -13,7 +13,7 @@ use credfs::caller::{Asker, Caller, Identifier, Options as IdentifierOptions, Pr
 use credfs::model::{FieldName, Outcome, Ownership, SecretBytes, SecretPath, Stage, UnixTime, Version};
 use credfs::policy::{Options as PolicyOptions, Policy, SystemNames};
 use credfs::store::{Change, KeySource, Local, LocalOptions, Login, Store};
-use credfs::tree::{Entry, Inode, OpenFile, Opened, Options, Reading, Tree};
+use credfs::tree::{Entry, Inode, Lookup, OpenFile, Opened, Options, Reading, Tree};
 
 /// A made-up wall clock, shared by store and gate.
 #[derive(Clone)]
@@ -137,9 +137,20 @@ impl World {
     pub(crate) fn walk(&self, caller: &Caller<'_>, path: &str) -> Result<Entry, Refusal> {
         let mut at = self.tree.attributes(caller, Inode::ROOT)?;
         for name in path.split('/').filter(|name| !name.is_empty()) {
-            at = self.tree.lookup(caller, at.attributes.inode, name.as_bytes())?;
+            at = self.find(caller, at.attributes.inode, name)?;
         }
         Ok(at)
+    }
+
+    /// Looks a name up; where a store must be asked first, asks it and looks again, as the adapter does.
+    pub(crate) fn find(&self, caller: &Caller<'_>, parent: Inode, name: &str) -> Result<Entry, Refusal> {
+        for _ in 0..4 {
+            match self.tree.lookup_or_ask(caller, parent, name.as_bytes()) {
+                Lookup::Done(answer) => return answer,
+                Lookup::Asking(asking) => self.runtime.block_on(asking)?,
+            }
+        }
+        self.tree.lookup(caller, parent, name.as_bytes())
     }
 
     pub(crate) fn open(&self, caller: &Caller<'_>, inode: Inode) -> Result<Opened, Refusal> {

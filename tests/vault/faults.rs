@@ -136,14 +136,16 @@ fn proxies_of_the_environment_are_not_heard() {
     }
     let opened = Opened::at(&bao, "secret");
     assert_eq!(opened.describe("s").unwrap(), None);
-    // A configured one is.
+    // A configured one is, and learns where an encrypted connection goes and nothing more.
+    trap.decide(|_| Does::answer("502 Bad Gateway", "", ""));
     let directory = Directory::new();
     let token = directory.file("token", &bao.root);
-    let mut options = options(&[&bao.url], "secret", token_login(token));
+    let mut options = options(&["https://vault.example:8200", &bao.url], "secret", token_login(token));
     options.http.proxy = Some(credfs::store::Address::parse(&trap.url()).unwrap());
     let opened = Opened::with(options, directory);
-    assert_eq!(opened.describe("s").unwrap(), None);
-    assert!(trap.count("http://127.0.0.1") > 0);
+    assert_eq!(opened.describe("s").unwrap(), None, "what is on this machine is asked directly");
+    assert!(trap.count("CONNECT vault.example:8200") > 0);
+    assert!(trap.seen().iter().all(|request| request.starts_with("CONNECT") && !request.contains(&bao.root)));
 }
 
 #[test]

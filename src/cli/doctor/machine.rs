@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use crate::fuse::is_resend_switched_off;
 use crate::sys::{harden, memory};
 
 use super::Finding;
@@ -42,10 +43,10 @@ pub(super) fn look() -> Vec<Finding> {
 
 fn kernel() -> Vec<Finding> {
     let text = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    judge_kernel(text.trim())
+    judge_kernel(text.trim(), is_resend_switched_off())
 }
 
-fn judge_kernel(release: &str) -> Vec<Finding> {
+fn judge_kernel(release: &str, is_without_resend: bool) -> Vec<Finding> {
     let mut numbers = release.split(['.', '-']).map_while(|part| part.parse().ok());
     let (Some(major), Some(minor)) = (numbers.next(), numbers.next()) else {
         return vec![Finding::warning("kernel", "its version cannot be told", "mount /proc")];
@@ -56,7 +57,7 @@ fn judge_kernel(release: &str) -> Vec<Finding> {
         return vec![Finding::fault("kernel", found, "install a newer kernel")];
     }
     let mut findings = Vec::new();
-    if version < KERNEL_RESEND {
+    if version < KERNEL_RESEND || is_without_resend {
         findings.push(Finding::warning(
             "kernel",
             format!("Linux {release}: before 6.9 requests in flight fail when the worker dies, and the mount is made anew"),
@@ -252,7 +253,7 @@ mod tests {
             ("7.0.0", Weight::Ok, 1),
             ("odd", Weight::Warning, 1),
         ] {
-            let findings = judge_kernel(release);
+            let findings = judge_kernel(release, false);
             assert_eq!((heaviest(&findings), findings.len()), (weight, count), "{release}");
         }
     }

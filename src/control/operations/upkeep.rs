@@ -21,6 +21,7 @@ pub(super) fn status(instance: &Instance, actor: &Actor<'_>) -> Result<Answer, C
         status.inodes = None;
         status.unlocked_bytes = None;
         status.why = None;
+        status.stores.iter_mut().for_each(|store| store.logins.clear());
     }
     Ok(Answer::Status(Box::new(status)))
 }
@@ -47,19 +48,17 @@ pub(super) async fn refresh(
         Some(secret) => gate.may_administer(actor, secret, Operation::Refresh)?,
         None => must_administer(gate, actor)?,
     };
-    let mut secrets = Vec::new();
-    match &secret {
-        Some(secret) => secrets.push(secret.clone()),
-        None => gate.places().visit_below("", &mut |path, _| {
-            secrets.push(path.clone());
-            true
-        }),
-    }
     let mut known = 0;
-    for path in &secrets {
-        let place = gate.places().place(path).ok_or_else(|| AdministerFault::NoStore(path.clone()))?;
-        let found = place.store.look_up(gate.places().login(), &place.path).await?;
-        known += usize::from(found.is_some());
+    match &secret {
+        Some(path) => {
+            let place = gate.places().place(path).ok_or_else(|| AdministerFault::NoStore(path.clone()))?;
+            known += place.store.refresh(gate.places().login(), Some(&place.path)).await?;
+        }
+        None => {
+            for store in gate.places().stores() {
+                known += store.refresh(gate.places().login(), None).await?;
+            }
+        }
     }
     if let (Some(secret), 0) = (&secret, known) {
         return Err(StoreFault::NoSecret(secret.clone()).into());

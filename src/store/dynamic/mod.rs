@@ -20,7 +20,7 @@ use self::book::{Book, Ends, Found, Note};
 use self::table::{Minted, Owner, Phase, Table};
 use super::remote::breaker::Breaker;
 use super::{
-    Change, Changed, Clocks, Declared, Fetched, LeaseEvent, LeaseInfo, LeaseSource, Liveness, Login, Pending,
+    Change, Changed, Clocks, Declared, Fetched, LeaseEvent, LeaseInfo, LeaseSource, Liveness, Login, LoginStatus, Pending,
     Store, StoreFault, StoreState, Wanted, Watcher,
 };
 use crate::model::{FieldNode, Reason, Secret, SecretPath, UnixTime, Version};
@@ -58,7 +58,7 @@ pub struct Dynamic {
     /// Guards the file. Taken before `table`.
     book: Mutex<Book>,
     /// What is declared, for a look that waits for nobody.
-    declared: RwLock<Arc<BTreeMap<SecretPath, Arc<Declared>>>>,
+    declared: Arc<BTreeMap<SecretPath, Arc<Declared>>>,
     /// Guards what is minted. Nothing is waited for under it.
     table: Mutex<Table>,
     watchers: RwLock<Vec<Watcher>>,
@@ -91,7 +91,7 @@ impl Dynamic {
             source,
             book: Mutex::new(book),
             table: Mutex::new(Table::new(Arc::clone(&declared), found.below)),
-            declared: RwLock::new(declared),
+            declared,
             watchers: RwLock::default(),
             hearing: RwLock::default(),
             breaker: Breaker::new(options.failures_max, options.probe_every),
@@ -105,14 +105,6 @@ impl Dynamic {
     /// Has `hearing` called for whatever happens to a lease from now on.
     pub fn hear(&self, hearing: impl Fn(&LeaseEvent) + Send + Sync + 'static) {
         *self.hearing.write() = Some(Box::new(hearing));
-    }
-
-    /// Puts another declaration in force. What was minted at paths that are declared no more is ended.
-    pub fn declare(&self, declared: Vec<Declared>) {
-        let declared = by_path(declared);
-        *self.declared.write() = Arc::clone(&declared);
-        self.table.lock().declare(declared);
-        self.wake.notify_one();
     }
 
     fn this(&self) -> Arc<Self> {
@@ -414,8 +406,28 @@ impl Store for Dynamic {
         self.inner.knows_all()
     }
 
+    fn is_absent(&self, path: &SecretPath) -> bool {
+        self.declared(path).is_none() && self.inner.is_absent(path)
+    }
+
+    fn is_listed(&self, folder: &str) -> bool {
+        self.inner.is_listed(folder)
+    }
+
     fn declared(&self, path: &SecretPath) -> Option<Arc<Declared>> {
-        self.declared.read().get(path).cloned()
+        self.declared.get(path).cloned()
+    }
+
+    fn all_declared(&self) -> Vec<SecretPath> {
+        self.declared.keys().cloned().collect()
+    }
+
+    fn logins(&self) -> Vec<LoginStatus> {
+        self.inner.logins()
+    }
+
+    fn requests(&self) -> Option<u64> {
+        self.inner.requests()
     }
 
     fn leases(&self) -> Vec<LeaseInfo> {

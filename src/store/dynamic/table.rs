@@ -222,12 +222,6 @@ impl Table {
         &self.declared
     }
 
-    pub(super) fn declare(&mut self, declared: Arc<BTreeMap<SecretPath, Arc<Declared>>>) {
-        self.declared = declared;
-        self.wholes.clear();
-        self.holdings.values_mut().for_each(|holding| holding.view = None);
-    }
-
     /// Notes that something about `owner` changed.
     pub(super) fn touch(&mut self, owner: &Owner) {
         self.wholes.remove(&owner.path);

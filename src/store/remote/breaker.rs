@@ -56,6 +56,16 @@ impl Breaker {
         self.state.lock().open.as_ref().map(|open| open.fault.clone())
     }
 
+    /// Why a request that is made now would not be let through; `None`: it would.
+    pub(super) fn fault_now(&self, now_us: i64, is_probed: bool) -> Option<StoreFault> {
+        if !self.is_open() {
+            return None;
+        }
+        let state = self.state.lock();
+        let open = state.open.as_ref().filter(|open| is_probed || now_us < open.until_us)?;
+        Some(open.fault.clone())
+    }
+
     /// Whether the engine is left alone.
     pub(in crate::store) fn is_open(&self) -> bool {
         self.is_open.load(Ordering::Acquire)

@@ -1,6 +1,6 @@
 //! What is known of each secret, and the values that are held of it: each belongs to one login and one version.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -143,12 +143,16 @@ pub(super) struct Memory {
     used_bytes: usize,
     /// Rises whenever values or what is known change.
     pub(super) changes: u64,
-    /// Secrets that went, with the number of the request whose answer said so; the last few.
-    removed: VecDeque<(SecretPath, u64)>,
+    /// Paths at which there is no secret, with the number of the request whose answer said so and when; the last few.
+    removed: VecDeque<(SecretPath, u64, i64)>,
+    /// When each folder was last listed, by the boot clock.
+    listed: HashMap<Box<str>, i64>,
 }
 
 /// How many secrets that went are remembered.
 const REMOVED_MAX: usize = 256;
+/// How many folders are remembered as listed.
+const LISTED_MAX: usize = 4096;
 
 impl Memory {
     pub(super) fn get(&self, path: &SecretPath) -> Option<&Entry> {
@@ -228,13 +232,13 @@ impl Memory {
     }
 
     /// Takes a secret away with all its values, as the answer to request `asked` says; returns whether any were held.
-    pub(super) fn remove(&mut self, path: &SecretPath, asked: u64) -> bool {
+    pub(super) fn remove(&mut self, path: &SecretPath, asked: u64, now_us: i64) -> bool {
         let had_values = self.drop_where(path, |_| true) > 0;
         if self.secrets.remove(path).is_some() {
             self.changes += 1;
         }
-        self.removed.retain(|(other, _)| other != path);
-        self.removed.push_back((path.clone(), asked));
+        self.removed.retain(|(other, ..)| other != path);
+        self.removed.push_back((path.clone(), asked, now_us));
         if self.removed.len() > REMOVED_MAX {
             self.removed.pop_front();
         }
@@ -243,7 +247,26 @@ impl Memory {
 
     /// Whether a later request than `asked` was answered that there is no such secret.
     pub(super) fn removed_after(&self, path: &SecretPath, asked: u64) -> bool {
-        self.removed.iter().any(|(other, when)| other == path && *when > asked)
+        self.removed.iter().any(|(other, when, _)| other == path && *when > asked)
+    }
+
+    /// Whether the engine said after `since_us` that there is no such secret.
+    pub(super) fn is_absent(&self, path: &SecretPath, since_us: i64) -> bool {
+        self.get(path).is_none()
+            && self.removed.iter().any(|(other, _, when)| other == path && *when > since_us)
+    }
+
+    /// Notes that a folder was listed.
+    pub(super) fn note_listed(&mut self, folder: &str, now_us: i64) {
+        if self.listed.len() >= LISTED_MAX {
+            self.listed.clear();
+        }
+        self.listed.insert(folder.into(), now_us);
+    }
+
+    /// Whether a folder was listed after `since_us`.
+    pub(super) fn is_listed(&self, folder: &str, since_us: i64) -> bool {
+        self.listed.get(folder).is_some_and(|when| *when > since_us)
     }
 
     /// How long the values that a login would be given at `path` have been stale; those of any login where it has none.
@@ -326,7 +349,7 @@ mod tests {
         assert!(memory.get(&path("s0")).unwrap().values.is_empty());
         assert_eq!(memory.get(&path("s99")).unwrap().values.len(), 1);
         for number in 0..100 {
-            memory.remove(&path(&format!("s{number}")), 1);
+            memory.remove(&path(&format!("s{number}")), 1, 0);
         }
         assert_eq!(memory.used_bytes(), 0);
     }

@@ -88,7 +88,7 @@ impl Remote {
         let known_before = before.clone().filter(|before| was_described && !before.versions.is_empty());
         let Some(said) = news.said else {
             self.numbers.write().forget(path, None)?;
-            let had_values = self.memory.write().remove(path, news.asked);
+            let had_values = self.memory.write().remove(path, news.asked, self.now_us());
             if was_described || had_values {
                 self.note_in_cache(|cache, mark| cache.note_gone(mark, path));
                 self.drops.fetch_add(1, Ordering::SeqCst);

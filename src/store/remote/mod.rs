@@ -120,22 +120,10 @@ impl Remote {
         Ok(Arc::new(remote))
     }
 
-    /// How its logins are, without asking anyone.
-    #[must_use]
-    pub fn logins(&self) -> Vec<LoginStatus> {
-        self.source.logins()
-    }
-
     /// Revokes a login that nobody needs any more, and forgets what it was given.
     pub async fn log_out(&self, login: &Login) {
         self.forget_login(login);
         self.source.log_out(login).await;
-    }
-
-    /// How many requests the engine was sent so far.
-    #[must_use]
-    pub fn requests(&self) -> u64 {
-        self.requests.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     fn now_us(&self) -> i64 {
@@ -146,8 +134,8 @@ impl Remote {
     /// readable, or somebody must be asked.
     fn at_hand(&self, login: &Login, wanted: &Wanted) -> Option<Result<Fetched, StoreFault>> {
         let memory = self.memory.read();
-        let away = self.breaker.fault();
         let now_us = self.now_us();
+        let away = self.breaker.fault_now(now_us, self.is_watched.load(std::sync::atomic::Ordering::Acquire));
         let Some(entry) = memory.get(&wanted.secret).filter(|entry| entry.is_described) else {
             return away.map(Err);
         };
@@ -320,6 +308,24 @@ impl Store for Remote {
 
     fn knows_all(&self) -> bool {
         false
+    }
+
+    fn is_absent(&self, path: &SecretPath) -> bool {
+        let since_us = self.now_us().saturating_sub(ABSENT_FOR.as_micros() as i64);
+        self.memory.read().is_absent(path, since_us)
+    }
+
+    fn is_listed(&self, folder: &str) -> bool {
+        let since_us = self.now_us().saturating_sub(ABSENT_FOR.as_micros() as i64);
+        self.memory.read().is_listed(folder, since_us)
+    }
+
+    fn logins(&self) -> Vec<LoginStatus> {
+        self.source.logins()
+    }
+
+    fn requests(&self) -> Option<u64> {
+        Some(self.requests.load(std::sync::atomic::Ordering::Relaxed))
     }
 
     fn needs_own_login(&self) -> bool {

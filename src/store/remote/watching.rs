@@ -357,6 +357,7 @@ impl Remote {
             }
         }
         let mut memory = self.memory.write();
+        memory.note_listed(folder, self.now_us());
         // What is listed no more, and was known by its name alone, is not there; of more the engine is asked.
         let below = if folder.is_empty() { String::new() } else { format!("{folder}/") };
         let here = memory

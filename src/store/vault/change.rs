@@ -109,7 +109,7 @@ impl Vault {
         }
         let fields = told_fields(&answered)?;
         if let Some(version) = before.secret.versions.get_mut(number) {
-            version.fields = names_of(&fields).into_iter().map(|name| placeholder(name)).collect();
+            version.fields = names_of(&fields).into_iter().map(placeholder).collect();
         }
         Ok(Some(answered))
     }

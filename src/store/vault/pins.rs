@@ -368,8 +368,8 @@ mod tests {
     #[test]
     fn the_newest_are_kept_where_not_all_fit_and_what_must_fit_says_so() {
         let time = UnixTime::from_micros(1_795_470_300_123_456);
-        let mut pins = Pins::default();
-        pins.activated = (1..200).map(|at| (number(at), Some(time))).collect();
+        let activated = (1..200).map(|at| (number(at), Some(time))).collect();
+        let mut pins = Pins { activated, ..Pins::default() };
         let kept = Pins::read(&written(&pins)).activated;
         assert!(kept.contains_key(&number(199)) && !kept.contains_key(&number(1)) && kept.len() > 20);
         pins.revoked = (1..400).map(|at| at * 2..=at * 2).collect();

@@ -1,3 +1,5 @@
+//! The states that engines are read into, and back.
+
 use std::collections::BTreeMap;
 
 use super::super::metadata::{KeptVersion, Metadata};

@@ -22,7 +22,7 @@ const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(60);
 const AWAY_PAUSE: Duration = Duration::from_millis(50);
 const AWAY_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// For how long a token that the server knew is not asked about again.
-const TRUSTED_FOR: Duration = Duration::from_secs(5);
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
 /// For how long a refusal is not taken for the end of the token, after a new one was refused too.
 const DOUBT_PAUSE: Duration = Duration::from_secs(60);
 const DOUBT_PAUSE_MAX: Duration = Duration::from_secs(600);
