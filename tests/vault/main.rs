@@ -8,6 +8,7 @@ mod harness;
 mod changes;
 mod cluster;
 mod describe;
+mod dynamic;
 mod encrypted;
 mod faults;
 mod logins;
