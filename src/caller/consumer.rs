@@ -99,7 +99,9 @@ fn read_text(path: &Path) -> std::io::Result<String> {
 /// Whether a process has ended and only waits to be reaped: the word behind its name in `stat`.
 fn is_zombie(stat: &[u8]) -> bool {
     let behind = stat.iter().rposition(|byte| *byte == b')').map_or(0, |at| at + 1);
-    stat.get(behind..).and_then(|rest| rest.trim_ascii_start().first()).is_some_and(|state| b"ZX".contains(state))
+    stat.get(behind..)
+        .and_then(|rest| rest.trim_ascii_start().first())
+        .is_some_and(|state| b"ZX".contains(state))
 }
 
 /// Where the unified hierarchy is, where the kernel does not say which cgroup we are in: a root that has its controllers.

@@ -354,7 +354,9 @@ pub(super) fn find_cgroup_root() -> Option<PathBuf> {
     let id = process::own_thread_info().ok()?.cgroup_id;
     let path = read_cgroup(&ProcDirectory::open(process::own_tid()).ok()?).ok()?;
     let mut roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].into_iter().map(PathBuf::from);
-    roots.find(|root| cgroup_inode(root, &path) == Some(id))
+    // The root of any file system may have the number that the root of the hierarchy has.
+    let is_one = |root: &Path| root.join("cgroup.controllers").exists();
+    roots.find(|root| is_one(root) && cgroup_inode(root, &path) == Some(id))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use super::consumer;
 use super::identifier::{Identifier, PROC_BYTES_MAX, Thread};
 use super::proc_text::{self, Status};
 use super::witness::{ExecFingerprint, ProcessMark, Witness};
-use crate::model::{Consumer, Sharing, Executable, Facts, Session, Sha256Digest, Unknown};
+use crate::model::{Consumer, Executable, Facts, Session, Sha256Digest, Sharing, Unknown};
 use crate::sys::process::{self, FileStatus, ProcDirectory, ThreadInfo};
 
 /// What `identify` found out.

@@ -74,9 +74,7 @@ fn read_one(section: &Section<'_>) -> Option<(Engine, Sharing)> {
     let mount = section
         .text("mount")
         .map_or_else(|| Some(usual_mount(kind).to_owned()), |text| checked(section, "mount", text, true));
-    let role = section
-        .required_text("role", "orders")
-        .and_then(|text| checked(section, "role", text, false));
+    let role = section.required_text("role", "orders").and_then(|text| checked(section, "role", text, false));
     let engine = match kind {
         Kind::Database => Engine::Database { mount: mount?, role: role? },
         Kind::Pki => {
@@ -90,7 +88,14 @@ fn read_one(section: &Section<'_>) -> Option<(Engine, Sharing)> {
             let (alt_names, ip_sans) = (list("alt_names"), addresses(section));
             let range = Duration::from_secs(60)..=Duration::from_secs(366 * 24 * 3600);
             let ttl = section.span("ttl", range);
-            Engine::Pki(Pki { mount: mount?, role: role?, common_name: common_name?, alt_names, ip_sans, ttl })
+            Engine::Pki(Pki {
+                mount: mount?,
+                role: role?,
+                common_name: common_name?,
+                alt_names,
+                ip_sans,
+                ttl,
+            })
         }
     };
     Some((engine, sharing?))
@@ -121,7 +126,8 @@ fn checked(section: &Section<'_>, key: &str, text: Placed<&str>, is_path: bool) 
 
 /// A name in a certificate. A comma would make two of it.
 fn named(section: &Section<'_>, key: &str, text: Placed<&str>) -> Option<String> {
-    let is_plain = !text.value.is_empty() && !text.value.contains(',') && !text.value.chars().any(char::is_control);
+    let is_plain =
+        !text.value.is_empty() && !text.value.contains(',') && !text.value.chars().any(char::is_control);
     if !is_plain {
         section.fault(
             text.line,

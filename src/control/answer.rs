@@ -124,7 +124,13 @@ impl StoreStatus {
             let count = leases.entry(path.as_str().to_owned()).or_default();
             if lease.is_ending { count.ending += 1 } else { count.live += 1 }
         }
-        Self { name: store.name().to_owned(), state: store.state(), logins, requests: store.requests(), leases }
+        Self {
+            name: store.name().to_owned(),
+            state: store.state(),
+            logins,
+            requests: store.requests(),
+            leases,
+        }
     }
 }
 

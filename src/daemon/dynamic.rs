@@ -70,7 +70,11 @@ pub(super) fn end(dynamics: &[Arc<Dynamic>], runtime: &tokio::runtime::Runtime) 
     for dynamic in dynamics {
         let left = runtime.block_on(dynamic.end_all(END_WAIT));
         if left > 0 {
-            tracing::warn!(store = dynamic.name(), left, "leases that could not be ended are at the next start");
+            tracing::warn!(
+                store = dynamic.name(),
+                left,
+                "leases that could not be ended are at the next start"
+            );
         }
     }
 }

@@ -13,7 +13,8 @@ use crate::document::Fault;
 use crate::model::UnixTime;
 use crate::policy::{self, Loaded, Policy, SystemNames};
 use crate::store::{
-    CacheFile, Grace, Dynamic, KeySource, Local, LocalOptions, Remote, RemoteOptions, Store, StoreFault, Vault,
+    CacheFile, Dynamic, Grace, KeySource, Local, LocalOptions, Remote, RemoteOptions, Store, StoreFault,
+    Vault,
 };
 use crate::sys::{harden, names};
 
@@ -141,7 +142,8 @@ pub fn open(
                 locals.insert(settings.name.clone(), LocalStore { store, path: local.path.clone() });
             }
             StoreKind::Vault(vault) => {
-                let engine = Arc::new(Vault::new(vault_options(&settings.name, vault, &policy, surroundings)?));
+                let engine =
+                    Arc::new(Vault::new(vault_options(&settings.name, vault, &policy, surroundings)?));
                 let options = remote_options(config, &vault.remote, surroundings, wait)?;
                 let store = Remote::open(Arc::clone(&engine) as _, options)
                     .map_err(|fault| store_trouble(fault, &vault.remote.state_file))?;

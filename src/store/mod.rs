@@ -28,7 +28,8 @@ pub use fault::StoreFault;
 pub use faulty::{Fault, Faulty};
 pub use http::{Address, AddressFault, ClientCertificate, HttpOptions};
 pub use lease::{
-    Declared, Engine, LeaseEvent, LeaseHandle, LeaseInfo, LeaseSource, Leased, Liveness, Pki, Renewed, Tenure, What,
+    Declared, Engine, LeaseEvent, LeaseHandle, LeaseInfo, LeaseSource, Leased, Liveness, Pki, Renewed,
+    Tenure, What,
 };
 pub use local::{Backup, Checked, Clock, FIELDS_MAX, Local, LocalOptions, Restored};
 pub use remote::{

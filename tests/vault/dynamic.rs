@@ -133,7 +133,11 @@ fn each_unit_gets_a_user_of_its_own_and_looking_mints_nothing() {
     let (first, second) = (world.pair(&one.consumer()), world.pair(&other.consumer()));
     assert_ne!(first.0, second.0);
     assert!(postgres.lets_in(&first.0, &first.1) && postgres.lets_in(&second.0, &second.1));
-    assert_eq!((postgres.users().len(), between.count("/creds/")), (2, 2), "one lease serves all reads of a unit");
+    assert_eq!(
+        (postgres.users().len(), between.count("/creds/")),
+        (2, 2),
+        "one lease serves all reads of a unit"
+    );
     // Looking again shows what is now known, under the number that was promised.
     let secret = world.seen(&one.consumer());
     let version = secret.version(secret.current.unwrap()).unwrap();
@@ -142,9 +146,14 @@ fn each_unit_gets_a_user_of_its_own_and_looking_mints_nothing() {
     // Neither is shown, or given, what is the other's.
     let theirs = world.seen(&other.consumer()).current.unwrap();
     assert!(world.seen(&one.consumer()).version(theirs).is_none());
-    for stranger in [one.consumer(), Consumer::Nobody, Consumer::Process { pid: std::process::id(), origin: 1 }] {
+    for stranger in
+        [one.consumer(), Consumer::Nobody, Consumer::Process { pid: std::process::id(), origin: 1 }]
+    {
         let taken = world.read_version(&stranger, theirs, "password");
-        assert!(matches!(taken, Err(StoreFault::Replaced(..) | StoreFault::Invalid(_))), "{stranger} was given it");
+        assert!(
+            matches!(taken, Err(StoreFault::Replaced(..) | StoreFault::Invalid(_))),
+            "{stranger} was given it"
+        );
     }
     assert!(world.dynamic.known(&login(&Consumer::Nobody), &path(PATH)).is_none());
     assert_eq!((between.count("/creds/"), world.events(What::Minted, true)), (2, 2));
@@ -227,7 +236,9 @@ fn a_command_ends_a_version_at_once_and_the_next_open_mints_another() {
     let revoke = || Change::Revoke { secret: path(PATH), version: number };
     let changed = world.runtime.block_on(world.dynamic.change(&Login::machine(), revoke())).unwrap();
     let after = changed.after.unwrap();
-    assert!(after.version(number).unwrap().revoked && !changed.before.unwrap().version(number).unwrap().revoked);
+    assert!(
+        after.version(number).unwrap().revoked && !changed.before.unwrap().version(number).unwrap().revoked
+    );
     assert!(postgres.users().is_empty(), "it is ended when the command returns");
     let refused = world.read_version(&unit.consumer(), number, "password");
     assert!(matches!(refused, Err(StoreFault::Revoked(..))));
@@ -251,7 +262,10 @@ fn what_a_killed_process_minted_is_used_on_or_ended_by_the_next() {
     };
     assert_eq!(postgres.users().len(), 2);
     let text = std::fs::read(directory.path().join("leases")).unwrap();
-    assert!(!text.windows(kept.1.len()).any(|part| part == kept.1.as_bytes()), "a password lies open on disk");
+    assert!(
+        !text.windows(kept.1.len()).any(|part| part == kept.1.as_bytes()),
+        "a password lies open on disk"
+    );
     dies.stop(true);
     let world = World::open(&[&bao.url], &bao.root, &directory, database("orders"));
     assert_eq!(world.seen(&lives.consumer()).current, number, "the number stays");
@@ -322,21 +336,17 @@ fn without_a_server_who_has_a_lease_reads_on_and_others_are_told_in_time() {
         assert!(begun.elapsed() < Duration::from_secs(4));
     }
     let begun = Instant::now();
-    assert!(world.read(&lacks.consumer(), "password").is_err() && begun.elapsed() < Duration::from_millis(100));
+    assert!(
+        world.read(&lacks.consumer(), "password").is_err() && begun.elapsed() < Duration::from_millis(100)
+    );
     assert_eq!(world.pair(&has.consumer()), held);
     // What could not be ended is tried again.
     has.stop(true);
     soon("its end fails", || world.events(What::Revoked, false) == 1);
-    assert!(matches!(world.read(&has_been(&held), "password"), Err(_) | Ok(_)));
     between.decide(|_| Does::HandOn);
     soon("it is ended later", || !postgres.users().contains(&held.0));
     soon("others are served again", || world.read(&lacks.consumer(), "password").is_ok());
     assert_eq!(world.events(What::Revoked, false), 1, "an outage is one record, not one a try");
-}
-
-/// A consumer that never was.
-fn has_been(_: &(String, String)) -> Consumer {
-    Consumer::Process { pid: 1, origin: 1 }
 }
 
 #[test]
@@ -374,7 +384,11 @@ fn a_certificate_is_issued_whose_chain_and_key_fit() {
     let (bao, directory) = (Bao::dev(), Directory::new());
     bao.tell("POST", "sys/mounts/pki", &json!({"type": "pki", "config": {"max_lease_ttl": "87600h"}}));
     bao.tell("POST", "pki/root/generate/internal", &json!({"common_name": "test root", "ttl": "8760h"}));
-    bao.tell("POST", "pki/roles/web", &json!({"allowed_domains": "internal", "allow_subdomains": true, "max_ttl": "72h"}));
+    bao.tell(
+        "POST",
+        "pki/roles/web",
+        &json!({"allowed_domains": "internal", "allow_subdomains": true, "max_ttl": "72h"}),
+    );
     let engine = Engine::Pki(Pki {
         mount: "pki".to_owned(),
         role: "web".to_owned(),
@@ -387,7 +401,9 @@ fn a_certificate_is_issued_whose_chain_and_key_fit() {
     let world = World::open(&[&bao.url], &bao.root, &directory, declared);
     let mut unit = Unit::running("web");
     let files = Directory::new();
-    for name in ["bundle", "ca_chain", "certificate", "fullchain", "issuing_ca", "private_key", "serial_number"] {
+    for name in
+        ["bundle", "ca_chain", "certificate", "fullchain", "issuing_ca", "private_key", "serial_number"]
+    {
         files.file(name, &world.read(&unit.consumer(), name).unwrap());
     }
     let openssl = |arguments: &[&str]| {
@@ -403,10 +419,12 @@ fn a_certificate_is_issued_whose_chain_and_key_fit() {
     assert_eq!(of_key, openssl(&["x509", "-in", "bundle", "-noout", "-pubkey"]));
     let serial = std::fs::read_to_string(files.path().join("serial_number")).unwrap();
     let lease = world.dynamic.leases().pop().unwrap();
-    let left = lease.expires.unwrap().micros() - credfs::model::UnixTime::from(std::time::SystemTime::now()).micros();
+    let left = lease.expires.unwrap().micros()
+        - credfs::model::UnixTime::from(std::time::SystemTime::now()).micros();
     assert!((3_400_000_000..=3_700_000_000).contains(&left), "{left} µs");
     unit.stop(true);
-    let revoked = || bao.get(&format!("pki/cert/{serial}"))["data"]["revocation_time"].as_u64().unwrap_or(0) > 0;
+    let revoked =
+        || bao.get(&format!("pki/cert/{serial}"))["data"]["revocation_time"].as_u64().unwrap_or(0) > 0;
     soon("the certificate of a unit that stopped is revoked", revoked);
 }
 

@@ -12,5 +12,6 @@ mod dynamic;
 mod encrypted;
 mod faults;
 mod logins;
+mod mounted;
 mod plain;
 mod silence;

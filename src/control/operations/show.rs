@@ -115,7 +115,12 @@ pub(super) fn versions(gate: &Gate, actor: &Actor<'_>, path: &SecretPath) -> Res
 }
 
 /// What was minted at `path`: all of it for who administers it, else what is the actor's own.
-fn minted_rows(sight: &Sight<'_>, path: &SecretPath, own: &Arc<Secret>, store: &dyn Store) -> Vec<VersionRow> {
+fn minted_rows(
+    sight: &Sight<'_>,
+    path: &SecretPath,
+    own: &Arc<Secret>,
+    store: &dyn Store,
+) -> Vec<VersionRow> {
     let administers = sight.administers(path);
     let whole = if administers { sight.gate.places().known(path) } else { None };
     let shown = whole.as_ref().unwrap_or(own);

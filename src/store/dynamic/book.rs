@@ -103,11 +103,10 @@ impl Book {
             read => read?,
         };
         let mut found = Found::default();
-        let (log, of_file) =
-            SealedLog::open(path, key, PURPOSE, wait, &mut |record| {
-                // One of a later kind is passed over.
-                let _ = found.read(record);
-            })?;
+        let (log, of_file) = SealedLog::open(path, key, PURPOSE, wait, &mut |record| {
+            // One of a later kind is passed over.
+            let _ = found.read(record);
+        })?;
         found.is_damaged = of_file.is_damaged;
         Ok((Self { log }, found))
     }

@@ -106,7 +106,8 @@ impl Dynamic {
             let is_over = |owner: &Owner| {
                 consumers.get(&owner.consumer) == Some(&false) || !declared.contains_key(&owner.path)
             };
-            let owners: Vec<Arc<Owner>> = table.holdings.keys().filter(|owner| is_over(owner)).cloned().collect();
+            let owners: Vec<Arc<Owner>> =
+                table.holdings.keys().filter(|owner| is_over(owner)).cloned().collect();
             for owner in owners {
                 if let Some(holding) = table.holdings.get_mut(&owner) {
                     for minted in holding.versions.iter_mut().filter(|minted| minted.phase == Phase::Live) {
@@ -155,7 +156,9 @@ impl Dynamic {
                 }
                 match minted.phase {
                     Phase::Ending { at_us, .. } if at_us <= now_us => jobs.push(Job::End(minted.number)),
-                    Phase::Live if minted.lost.is_none() && minted.care_us.is_some_and(|care| care <= now_us) => {
+                    Phase::Live
+                        if minted.lost.is_none() && minted.care_us.is_some_and(|care| care <= now_us) =>
+                    {
                         if !minted.must_be_replaced {
                             minted.is_busy = true;
                             let length = minted.length.unwrap_or(Duration::from_secs(3600));
@@ -213,7 +216,11 @@ impl Dynamic {
                     minted.tries = minted.tries.saturating_add(1);
                     let left = minted.ends.as_ref().map_or(0, |ends| (ends.boot_us - now_us).max(0));
                     let most = Duration::from_micros(u64::try_from(left / 4).unwrap_or(0)).min(PAUSE_MAX);
-                    let pause = pace::pause(minted.tries, Duration::from_secs(1), most.max(Duration::from_millis(200)));
+                    let pause = pace::pause(
+                        minted.tries,
+                        Duration::from_secs(1),
+                        most.max(Duration::from_millis(200)),
+                    );
                     minted.care_us = Some(now_us + super::micros(pause));
                     if minted.tries == 1 {
                         failure = Some(request_id.clone());
@@ -283,7 +290,10 @@ impl Dynamic {
                 .filter(|owner| {
                     table.holdings.get(owner).is_some_and(|holding| {
                         !holding.versions.is_empty()
-                            && holding.versions.iter().all(|minted| matches!(minted.phase, Phase::Ended { .. }))
+                            && holding
+                                .versions
+                                .iter()
+                                .all(|minted| matches!(minted.phase, Phase::Ended { .. }))
                     }) && is_gone(owner)
                 })
                 .collect();

@@ -16,7 +16,11 @@ use crate::store::{Answer, Changed, LeaseEvent, Leased, SourceFault, StoreFault,
 
 impl Dynamic {
     /// Has version `number`, which `owner` was promised, minted, or waits for whoever has it minted already.
-    pub(super) async fn join_minting(self: &Arc<Self>, owner: &Arc<Owner>, number: u32) -> Result<(), StoreFault> {
+    pub(super) async fn join_minting(
+        self: &Arc<Self>,
+        owner: &Arc<Owner>,
+        number: u32,
+    ) -> Result<(), StoreFault> {
         let mut flight = {
             let mut table = self.table.lock();
             let replaced = || StoreFault::Replaced(owner.path.clone(), version_of(number));
@@ -25,7 +29,9 @@ impl Dynamic {
                 Some(flight) => flight.clone(),
                 // Minted between the look and this line.
                 None if holding.minted(number).is_some() => return Ok(()),
-                None if holding.promised.is_none_or(|(promised, _)| promised != number) => return Err(replaced()),
+                None if holding.promised.is_none_or(|(promised, _)| promised != number) => {
+                    return Err(replaced());
+                }
                 None => {
                     let (tell, flight) = watch::channel(None);
                     holding.flight = Some(flight.clone());
@@ -68,7 +74,9 @@ impl Dynamic {
                     self.breaker.answered(self.now_us());
                 }
                 let fault = match &request_id {
-                    Some(id) => StoreFault::Answered { fault: Box::new(fault), request_id: id.as_str().into() },
+                    Some(id) => {
+                        StoreFault::Answered { fault: Box::new(fault), request_id: id.as_str().into() }
+                    }
                     None => fault,
                 };
                 Err((fault, request_id))
@@ -90,7 +98,8 @@ impl Dynamic {
             consumer: Arc::clone(&owner.consumer),
             request_id,
         };
-        let Answer { content, request_id } = match self.ask(self.source.mint(&login, &declared.engine)).await {
+        let Answer { content, request_id } = match self.ask(self.source.mint(&login, &declared.engine)).await
+        {
             Ok(answer) => answer,
             Err((fault, request_id)) => {
                 tracing::warn!(path = %owner.path, consumer = %owner.consumer, %fault, "nothing was minted");
@@ -104,7 +113,8 @@ impl Dynamic {
             promised.filter(|(promised, _)| *promised == number).map(|(_, since)| since)
         };
         let is_ahead = shown.is_none();
-        let minted = self.minted(number, content, asked_us, shown.unwrap_or_else(|| self.wall()), request_id.clone());
+        let minted =
+            self.minted(number, content, asked_us, shown.unwrap_or_else(|| self.wall()), request_id.clone());
         if let Err(fault) = self.write_down(owner, &minted).await {
             tracing::error!(path = %owner.path, %fault, "a lease that cannot be written down is not handed out");
             self.tell(&event(false, request_id));
@@ -155,9 +165,11 @@ impl Dynamic {
 
     async fn write_down(self: &Arc<Self>, owner: &Arc<Owner>, minted: &Minted) -> Result<(), StoreFault> {
         let note = note_of(owner, &self.options.clocks.boot_id, minted);
-        let copied = minted.fields.iter().map(|(name, value)| (name.clone(), value.shared())).collect::<Vec<_>>();
+        let copied =
+            minted.fields.iter().map(|(name, value)| (name.clone(), value.shared())).collect::<Vec<_>>();
         let dynamic = Arc::clone(self);
-        let written = tokio::task::spawn_blocking(move || dynamic.book.lock().add_minted(&note, &copied)).await;
+        let written =
+            tokio::task::spawn_blocking(move || dynamic.book.lock().add_minted(&note, &copied)).await;
         written.unwrap_or_else(|_| Err(StoreFault::Io("the writing of a lease was given up".into())))
     }
 
@@ -174,7 +186,13 @@ impl Dynamic {
         }
         if is_ahead {
             let version = Some(version_of(number));
-            self.tell_watchers(&Changed { store: self.inner.name().into(), before, after, version, carried: Vec::new() });
+            self.tell_watchers(&Changed {
+                store: self.inner.name().into(),
+                before,
+                after,
+                version,
+                carried: Vec::new(),
+            });
         }
     }
 
@@ -218,7 +236,8 @@ impl Dynamic {
                     false
                 }
                 Err(_) => {
-                    let pause = pace::pause(minted.tries + 1, Duration::from_secs(1), Duration::from_secs(60));
+                    let pause =
+                        pace::pause(minted.tries + 1, Duration::from_secs(1), Duration::from_secs(60));
                     minted.phase = Phase::Ending { at_us: now_us + super::micros(pause), reason };
                     minted.tries = minted.tries.saturating_add(1);
                     minted.tries == 1

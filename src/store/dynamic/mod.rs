@@ -20,8 +20,8 @@ use self::book::{Book, Ends, Found, Note};
 use self::table::{Minted, Owner, Phase, Table};
 use super::remote::breaker::Breaker;
 use super::{
-    Change, Changed, Clocks, Declared, Fetched, LeaseEvent, LeaseInfo, LeaseSource, Liveness, Login, LoginStatus, Pending,
-    Store, StoreFault, StoreState, Wanted, Watcher,
+    Change, Changed, Clocks, Declared, Fetched, LeaseEvent, LeaseInfo, LeaseSource, Liveness, Login,
+    LoginStatus, Pending, Store, StoreFault, StoreState, Wanted, Watcher,
 };
 use crate::model::{FieldNode, Reason, Secret, SecretPath, UnixTime, Version};
 
@@ -206,7 +206,8 @@ impl Dynamic {
             let mut table = self.table.lock();
             records.push(book::below(table.note_all_below())?);
             for (owner, holding) in &table.holdings {
-                let kept = holding.versions.iter().filter(|minted| !matches!(minted.phase, Phase::Ended { .. }));
+                let kept =
+                    holding.versions.iter().filter(|minted| !matches!(minted.phase, Phase::Ended { .. }));
                 for minted in kept {
                     records.extend(book::records_of(owner, &self.options.clocks.boot_id, minted)?);
                 }
@@ -338,7 +339,9 @@ impl Store for Dynamic {
 
     fn state(&self) -> StoreState {
         match (self.inner.state(), self.breaker.fault()) {
-            (StoreState::Ready, Some(fault)) if matches!(fault.bare(), StoreFault::Sealed(_)) => StoreState::Sealed,
+            (StoreState::Ready, Some(fault)) if matches!(fault.bare(), StoreFault::Sealed(_)) => {
+                StoreState::Sealed
+            }
             (StoreState::Ready, Some(_)) => StoreState::Away,
             (state, _) => state,
         }
@@ -354,7 +357,9 @@ impl Store for Dynamic {
         let ours: Vec<Arc<Secret>> = {
             let mut table = self.table.lock();
             let all = Arc::clone(table.all_declared());
-            let below = all.range::<str, _>((Included(prefix), Unbounded)).take_while(|(path, _)| path.as_str().starts_with(prefix));
+            let below = all
+                .range::<str, _>((Included(prefix), Unbounded))
+                .take_while(|(path, _)| path.as_str().starts_with(prefix));
             below.filter_map(|(path, _)| table.whole(path)).collect()
         };
         let mut ours = ours.iter().peekable();

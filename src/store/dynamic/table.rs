@@ -12,8 +12,8 @@ use tokio::sync::watch;
 
 use super::book::Ends;
 use crate::model::{
-    Consumer, FieldInfo, FieldName, FieldNode, Ownership, Secret, SecretBytes, SecretPath, Stage, StageSet, State,
-    UnixTime, Version, VersionInfo,
+    Consumer, FieldInfo, FieldName, FieldNode, Ownership, Secret, SecretBytes, SecretPath, Stage, StageSet,
+    State, UnixTime, Version, VersionInfo,
 };
 use crate::store::{Declared, LeaseHandle, LeaseInfo, Login, StoreFault, Tenure};
 
@@ -120,7 +120,9 @@ impl Minted {
             lost: self.lost.map(|when| (when, StageSet::of(Stage::Current))),
             state: if self.is_revoked { State::Revoked } else { State::Active },
             revoked: self.is_revoked,
-            fields: fields.filter_map(|(at, (name, value))| field_info(self.number, at, name, Some(value.len()))).collect(),
+            fields: fields
+                .filter_map(|(at, (name, value))| field_info(self.number, at, name, Some(value.len())))
+                .collect(),
         }
     }
 }
@@ -258,7 +260,10 @@ impl Table {
         if !is_same {
             self.wholes.remove(&owner.path);
             let left: BTreeSet<u32> = holding.versions.iter().map(|minted| minted.number).collect();
-            known.iter().filter(|number| !left.contains(number)).for_each(|number| drop(self.owners.remove(number)));
+            known
+                .iter()
+                .filter(|number| !left.contains(number))
+                .for_each(|number| drop(self.owners.remove(number)));
         }
         self.ended.extend(ended);
     }
@@ -269,7 +274,11 @@ impl Table {
     }
 
     /// A number for the next version of `owner`. The second: numbers below that are to be written down as handed out.
-    pub(super) fn promise(&mut self, owner: &Arc<Owner>, wall: UnixTime) -> Result<(u32, Option<u32>), StoreFault> {
+    pub(super) fn promise(
+        &mut self,
+        owner: &Arc<Owner>,
+        wall: UnixTime,
+    ) -> Result<(u32, Option<u32>), StoreFault> {
         let holding = self.holdings.entry(Arc::clone(owner)).or_default();
         if let Some((number, _)) = holding.promised {
             return Ok((number, None));
@@ -464,7 +473,9 @@ impl Table {
         for (owner, holding) in &self.holdings {
             let current = holding.current().map(|minted| minted.number);
             let previous = holding.previous().map(|minted| minted.number);
-            for minted in holding.versions.iter().filter(|minted| !matches!(minted.phase, Phase::Ended { .. })) {
+            for minted in
+                holding.versions.iter().filter(|minted| !matches!(minted.phase, Phase::Ended { .. }))
+            {
                 let at = |number: Option<u32>| number == Some(minted.number);
                 all.push(LeaseInfo {
                     secret: owner.path.clone(),
@@ -494,7 +505,11 @@ fn promised_info(declared: &Declared, number: u32, since: UnixTime) -> VersionIn
         lost: None,
         state: State::Active,
         revoked: false,
-        fields: fields.iter().enumerate().filter_map(|(at, name)| field_info(number, at, name, None)).collect(),
+        fields: fields
+            .iter()
+            .enumerate()
+            .filter_map(|(at, name)| field_info(number, at, name, None))
+            .collect(),
     }
 }
 
@@ -504,7 +519,8 @@ fn field_info(number: u32, at: usize, name: &FieldName, bytes: Option<usize>) ->
 }
 
 fn node_of(number: u32, at: u32) -> Option<FieldNode> {
-    (number < NUMBERS_MAX && at < FIELDS_MAX).then(|| FieldNode::new(NODE_BIT | (number * FIELDS_MAX + at)))?
+    (number < NUMBERS_MAX && at < FIELDS_MAX)
+        .then(|| FieldNode::new(NODE_BIT | (number * FIELDS_MAX + at)))?
 }
 
 /// Whether a node is one of ours, and of which version and which of its fields.

@@ -215,7 +215,8 @@ impl Issued {
         let invalid = |_| odd(answered, "its chain is none");
         let mut chain = Vec::new();
         if let Some(raw) = raw_of(data, "ca_chain") {
-            let links: Vec<&RawValue> = serde_json::from_str(raw.get()).map_err(|error| invalid(error.to_string()))?;
+            let links: Vec<&RawValue> =
+                serde_json::from_str(raw.get()).map_err(|error| invalid(error.to_string()))?;
             for link in links {
                 chain.push(bytes_of(link).map_err(|fault| answered.fault(store_fault(fault)))?);
             }
@@ -224,7 +225,8 @@ impl Issued {
             chain.push(issuing_ca.shared());
         }
         let number = |name: &str| raw_of(data, name).and_then(|raw| raw.get().parse::<i64>().ok());
-        let serial = raw_of(data, "serial_number").and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
+        let serial =
+            raw_of(data, "serial_number").and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
         let expires = number("expiration").ok_or_else(|| odd(answered, "it has no expiration"))?;
         Ok(Self {
             certificate: value_of(answered, data, "certificate")?,

@@ -1,6 +1,6 @@
 //! A real PostgreSQL server of a test's own: on loopback, with passwords, in a directory that goes with it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use serde_json::json;
@@ -33,7 +33,21 @@ impl Postgres {
         assert!(Command::new("chown").arg("postgres").arg(&file).status().unwrap().success());
         let postgres = Self { directory, binaries: binaries(), port: free_port(), password };
         let data = postgres.data();
-        postgres.run("initdb", &["-D", &data, "-A", "scram-sha-256", "--auth-local=trust", "-U", "postgres", "--no-sync", "--pwfile", file.to_str().unwrap()]);
+        postgres.run(
+            "initdb",
+            &[
+                "-D",
+                &data,
+                "-A",
+                "scram-sha-256",
+                "--auth-local=trust",
+                "-U",
+                "postgres",
+                "--no-sync",
+                "--pwfile",
+                file.to_str().unwrap(),
+            ],
+        );
         let options = format!(
             "-c listen_addresses=127.0.0.1 -c port={} -c unix_socket_directories={} -c fsync=off",
             postgres.port,
@@ -123,14 +137,6 @@ impl Postgres {
             }),
         );
     }
-
-    pub(crate) fn port(&self) -> u16 {
-        self.port
-    }
-
-    pub(crate) fn socket_directory(&self) -> &Path {
-        self.directory.path()
-    }
 }
 
 impl Drop for Postgres {
@@ -144,6 +150,9 @@ impl Drop for Postgres {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .status();
-        assert!(std::thread::panicking() || ended.is_ok_and(|status| status.success()), "PostgreSQL was not ended");
+        assert!(
+            std::thread::panicking() || ended.is_ok_and(|status| status.success()),
+            "PostgreSQL was not ended"
+        );
     }
 }

@@ -18,7 +18,8 @@ pub(crate) struct Unit {
 /// Where the unified hierarchy is mounted: alone on most machines, beside the old one on some.
 fn hierarchy() -> PathBuf {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let line = mounts.lines().find(|line| line.split(" - ").nth(1).is_some_and(|rest| rest.starts_with("cgroup2 ")));
+    let line =
+        mounts.lines().find(|line| line.split(" - ").nth(1).is_some_and(|rest| rest.starts_with("cgroup2 ")));
     let line = line.expect("a cgroup2 hierarchy; mount one: mount -t cgroup2 none /sys/fs/cgroup");
     line.split(' ').nth(4).unwrap().into()
 }
@@ -31,7 +32,9 @@ impl Unit {
         let name = format!("credfs-test-{}-{count}-{name}.service", std::process::id());
         let slice = hierarchy().join("system.slice");
         match std::fs::create_dir(&slice) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => panic!("{error}; the tests need root"),
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                panic!("{error}; the tests need root")
+            }
             _ => {}
         }
         let path = slice.join(&name);
