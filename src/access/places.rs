@@ -12,6 +12,8 @@ pub struct Places {
     /// Ordered by prefix, longest first; slots count from 1 in the order the stores were given.
     mounts: Vec<Mount>,
     login: Login,
+    /// Whether any store mints: else nothing more need be looked at.
+    mints: bool,
 }
 
 struct Mount {
@@ -57,7 +59,8 @@ impl Places {
             mounts.push(Mount { slot, prefix, store });
         }
         mounts.sort_by_key(|mount| std::cmp::Reverse(mount.prefix.len()));
-        Ok(Self { mounts, login: Login::machine() })
+        let mints = mounts.iter().any(|mount| !mount.store.all_declared().is_empty());
+        Ok(Self { mounts, login: Login::machine(), mints })
     }
 
     /// The login under which names and metadata are known.
@@ -122,7 +125,7 @@ impl Places {
     /// What is declared of the secret at `path`, where it is minted for each consumer.
     #[must_use]
     pub fn declared(&self, path: &SecretPath) -> Option<(Arc<Declared>, Arc<dyn Store>)> {
-        let place = self.place(path)?;
+        let place = self.mints.then(|| self.place(path))??;
         Some((place.store.declared(&place.path)?, Arc::clone(place.store)))
     }
 

@@ -153,3 +153,75 @@ fn addresses(section: &Section<'_>) -> Vec<String> {
     }
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::{Document, Faults};
+
+    fn read_text(text: &str) -> (Vec<Declared>, Vec<String>) {
+        let faults = Faults::of(std::path::Path::new("credfs.toml"));
+        let document = Document::parse(text, &faults);
+        let root = document.root(&faults);
+        let declared = root.section("store").map(|store| read(&store)).unwrap_or_default();
+        drop(root);
+        (declared, faults.into_vec().iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn engines_are_read_with_what_is_usual() {
+        let (declared, faults) = read_text(
+            "[store.dynamic.\"db/orders\"]\nengine = \"database\"\nrole = \"orders\"\n\
+             [store.dynamic.web]\nengine = \"pki\"\nmount = \"/team/pki/\"\nrole = \"web\"\nconsumer = \"process\"\n\
+             common_name = \"a.internal\"\nalt_names = [\"b.internal\"]\nip_sans = [\"::1\"]\nttl = \"1h\"\n",
+        );
+        assert_eq!(faults, Vec::<String>::new());
+        let engine = Engine::Database { mount: "database".into(), role: "orders".into() };
+        let at = |path: &str| SecretPath::parse(path).unwrap();
+        assert_eq!(declared[0], Declared { path: at("db/orders"), engine, sharing: Sharing::Unit });
+        let engine = Engine::Pki(Pki {
+            mount: "team/pki".into(),
+            role: "web".into(),
+            common_name: "a.internal".into(),
+            alt_names: vec!["b.internal".into()],
+            ip_sans: vec!["::1".into()],
+            ttl: Some(Duration::from_secs(3600)),
+        });
+        assert_eq!(declared[1], Declared { path: at("web"), engine, sharing: Sharing::Process });
+    }
+
+    #[test]
+    fn every_fault_is_told_with_its_line_and_remedy() {
+        for (text, line, part) in [
+            ("[store.dynamic.\"/x/\"]\nengine = \"database\"\nrole = \"r\"\n", 1, "no path below"),
+            ("[store.dynamic.x]\nrole = \"r\"\n", 1, "\"engine\""),
+            ("[store.dynamic.x]\nengine = \"ssh\"\nrole = \"r\"\n", 2, "engine"),
+            ("[store.dynamic.x]\nengine = \"database\"\n", 1, "\"role\""),
+            ("[store.dynamic.x]\nengine = \"database\"\nrole = \"a/b\"\n", 3, "no name at a server"),
+            (
+                "[store.dynamic.x]\nengine = \"database\"\nrole = \"r\"\nmount = \"a//b\"\n",
+                4,
+                "no path at a server",
+            ),
+            ("[store.dynamic.x]\nengine = \"database\"\nrole = \"r\"\nttl = \"1h\"\n", 4, "ttl"),
+            ("[store.dynamic.x]\nengine = \"database\"\nrole = \"r\"\nconsumer = \"user\"\n", 4, "consumer"),
+            ("[store.dynamic.x]\nengine = \"pki\"\nrole = \"r\"\n", 1, "common_name"),
+            (
+                "[store.dynamic.x]\nengine = \"pki\"\nrole = \"r\"\ncommon_name = \"a,b\"\nip_sans = [\"1.2\"]\n",
+                5,
+                "no address",
+            ),
+            (
+                "[store.dynamic.x]\nengine = \"database\"\nrole = \"r\"\n[store.dynamic.\"x/y\"]\nengine = \"database\"\nrole = \"r\"\n",
+                4,
+                "one inside of the other",
+            ),
+        ] {
+            let (_, faults) = read_text(text);
+            let told = faults
+                .iter()
+                .any(|fault| fault.contains(&format!("credfs.toml:{line}:")) && fault.contains(part));
+            assert!(told, "{text}: {faults:?}");
+        }
+    }
+}

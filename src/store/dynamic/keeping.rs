@@ -10,13 +10,14 @@ use tokio::task::JoinSet;
 use super::Dynamic;
 use super::book::Note;
 use super::minting::care_after;
-use super::table::{Owner, Phase, version_of};
+use super::table::{Owner, Phase};
+use super::view::version_of;
 use crate::model::{Consumer, Reason};
 use crate::store::vault::login::pace;
 use crate::store::{Answer, LeaseEvent, LeaseHandle, Renewed, StoreFault, What};
 
 /// Most requests at once that nobody waits for.
-const JOBS_MAX: usize = 16;
+pub(super) const JOBS_MAX: usize = 16;
 /// Longest pause between two tries.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
@@ -45,43 +46,6 @@ impl Dynamic {
                 Some(_) = jobs.join_next(), if !jobs.is_empty() => {}
             }
         }
-    }
-
-    /// Ends every lease at the server, for at most `within`. What could not be ended by then is when we start again.
-    /// Returns how many are left.
-    pub async fn end_all(self: &Arc<Self>, within: Duration) -> usize {
-        let now_us = self.now_us();
-        let numbers: Vec<u32> = {
-            let mut table = self.table.lock();
-            let mut numbers = Vec::new();
-            for holding in table.holdings.values_mut() {
-                for minted in &mut holding.versions {
-                    if minted.phase == Phase::Live {
-                        minted.phase = Phase::Ending { at_us: now_us, reason: Reason::Shutdown };
-                    }
-                    if matches!(minted.phase, Phase::Ending { .. }) {
-                        numbers.push(minted.number);
-                    }
-                }
-            }
-            numbers
-        };
-        for number in &numbers {
-            self.note(&Note::Ending { number: *number });
-        }
-        let ending = async {
-            let mut jobs = JoinSet::new();
-            for number in numbers {
-                if jobs.len() >= JOBS_MAX {
-                    jobs.join_next().await;
-                }
-                let dynamic = Arc::clone(self);
-                jobs.spawn(async move { dynamic.end_now(number).await });
-            }
-            while jobs.join_next().await.is_some() {}
-        };
-        drop(tokio::time::timeout(within, ending).await);
-        self.table.lock().leases().len()
     }
 
     /// Has the leases of consumers that are gone ended, and of what is declared no more.

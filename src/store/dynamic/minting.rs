@@ -8,8 +8,8 @@ use tokio::sync::watch;
 
 use super::Dynamic;
 use super::book::note_of;
-use super::table::{Minted, Owner, Phase, version_of};
-use crate::model::Reason;
+use super::table::{Minted, Owner, Phase};
+use super::view::version_of;
 use crate::store::remote::Saying;
 use crate::store::vault::login::pace;
 use crate::store::{Answer, Changed, LeaseEvent, Leased, SourceFault, StoreFault, What};
@@ -194,80 +194,6 @@ impl Dynamic {
                 carried: Vec::new(),
             });
         }
-    }
-
-    /// Ends a version at the server now, and notes it.
-    pub(super) async fn end_now(&self, number: u32) -> Result<(), StoreFault> {
-        let found = {
-            let mut table = self.table.lock();
-            let owner = table.owner_of(number).cloned();
-            let minted = table.minted_mut(number).filter(|minted| !minted.is_busy);
-            owner.zip(minted.map(|minted| {
-                minted.is_busy = true;
-                let reason = match minted.phase {
-                    Phase::Ending { reason, .. } => reason,
-                    _ => Reason::Command,
-                };
-                (minted.handle.clone(), reason)
-            }))
-        };
-        // Somebody else is at it.
-        let Some((owner, (handle, reason))) = found else { return Ok(()) };
-        let asked = self.ask(self.source.revoke(&owner.login(), &handle)).await;
-        self.ended(&owner, number, reason, asked)
-    }
-
-    fn ended(
-        &self,
-        owner: &Arc<Owner>,
-        number: u32,
-        reason: Reason,
-        asked: Result<Answer<()>, (StoreFault, Option<String>)>,
-    ) -> Result<(), StoreFault> {
-        let now_us = self.now_us();
-        let is_first_failure = {
-            let mut table = self.table.lock();
-            let Some(minted) = table.minted_mut(number) else { return Ok(()) };
-            minted.is_busy = false;
-            match &asked {
-                Ok(_) => {
-                    minted.phase = Phase::Ended { since_us: now_us };
-                    minted.lost.get_or_insert((self.options.clocks.wall)());
-                    false
-                }
-                Err(_) => {
-                    let pause =
-                        pace::pause(minted.tries + 1, Duration::from_secs(1), Duration::from_secs(60));
-                    minted.phase = Phase::Ending { at_us: now_us + super::micros(pause), reason };
-                    minted.tries = minted.tries.saturating_add(1);
-                    minted.tries == 1
-                }
-            }
-        };
-        let (is_done, request_id) = match &asked {
-            Ok(answer) => (true, answer.request_id.clone()),
-            Err((_, request_id)) => (false, request_id.clone()),
-        };
-        if is_done {
-            self.note(&super::Note::Gone { number });
-            tracing::info!(path = %owner.path, version = number, consumer = %owner.consumer, "ended");
-        }
-        if is_done || is_first_failure {
-            self.tell(&LeaseEvent {
-                secret: owner.path.clone(),
-                version: version_of(number),
-                what: What::Revoked,
-                is_done,
-                reason: Some(reason),
-                consumer: Arc::clone(&owner.consumer),
-                request_id,
-            });
-        }
-        self.wake.notify_one();
-        asked.map(drop).map_err(|(fault, _)| {
-            tracing::warn!(path = %owner.path, version = number, %fault, "a lease could not be ended; it is tried again");
-            fault
-        })
     }
 }
 

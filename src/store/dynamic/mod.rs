@@ -1,13 +1,16 @@
 //! Secrets that are minted for one consumer, in front of a store that holds all others. It may touch the file of its leases
 //! and the engine it was given.
 //!
-//! Where to look: what there is and whose, `table`; the first open, `minting`; renewing, replacing and ending without anybody
-//! asking, `keeping`; what outlives the process, `book`.
+//! Where to look: what there is and whose, `table`; how it is shown, `view`; the first open, `minting`; renewing and replacing
+//! without anybody asking, `keeping`; the end, `ending`; what outlives the process, `book` and `resuming`.
 
 mod book;
+mod ending;
 mod keeping;
 mod minting;
+mod resuming;
 mod table;
+mod view;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,14 +19,14 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 
-use self::book::{Book, Ends, Found, Note};
-use self::table::{Minted, Owner, Phase, Table};
+use self::book::{Book, Ends, Note};
+use self::table::{Owner, Phase, Table};
 use super::remote::breaker::Breaker;
 use super::{
     Change, Changed, Clocks, Declared, Fetched, LeaseEvent, LeaseInfo, LeaseSource, Liveness, Login,
     LoginStatus, Pending, Store, StoreFault, StoreState, Wanted, Watcher,
 };
-use crate::model::{FieldNode, Reason, Secret, SecretPath, UnixTime, Version};
+use crate::model::{FieldNode, Secret, SecretPath, UnixTime};
 
 /// How minting behaves.
 #[derive(Clone)]
@@ -125,95 +128,6 @@ impl Dynamic {
         let ahead = u64::try_from(boot_us.saturating_sub(self.now_us())).unwrap_or(0);
         let wall = self.wall().plus(Duration::from_micros(ahead));
         Ends { boot_id: self.options.clocks.boot_id.to_string(), boot_us, wall }
-    }
-
-    /// A moment written down earlier, by the clock of this boot.
-    fn of_this_boot(&self, ends: Ends) -> Ends {
-        if *ends.boot_id == *self.options.clocks.boot_id {
-            return ends;
-        }
-        let left = ends.wall.micros().saturating_sub(self.wall().micros());
-        Ends {
-            boot_id: self.options.clocks.boot_id.to_string(),
-            boot_us: self.now_us().saturating_add(left),
-            ..ends
-        }
-    }
-
-    /// Takes over what an earlier process minted: what its consumer may still use goes on, the rest is ended.
-    fn go_on_with(&self, found: Found) -> Result<(), StoreFault> {
-        let now_us = self.now_us();
-        let mut table = self.table.lock();
-        let all_declared = Arc::clone(table.all_declared());
-        let mut order: Vec<_> = found.kept.into_values().collect();
-        order.sort_by_key(|kept| kept.note.shown);
-        for kept in order {
-            let note = kept.note;
-            let is_same_boot = *note.boot_id == *self.options.clocks.boot_id;
-            let is_wanted = is_same_boot
-                && all_declared.contains_key(&note.path)
-                && (self.options.is_alive)(&note.consumer);
-            let ends = note.ends.map(|ends| self.of_this_boot(ends));
-            let session_ends = note.session_ends.map(|ends| self.of_this_boot(ends));
-            let owner = Arc::new(Owner {
-                path: note.path,
-                account: note.account.as_str().into(),
-                consumer: Arc::new(note.consumer),
-            });
-            // Nobody keeps the session any more on which it hangs: another takes its place while that still lives.
-            let first = ends.iter().chain(&session_ends).map(|ends| ends.boot_us).min();
-            let care_us = first.map(|until| now_us + until.saturating_sub(now_us).max(0) / 2);
-            let phase = if kept.is_ending || kept.is_revoked || !is_wanted {
-                Phase::Ending { at_us: now_us, reason: Reason::ConsumerGone }
-            } else {
-                Phase::Live
-            };
-            let minted = Minted {
-                number: note.number,
-                fields: kept.fields,
-                handle: note.handle,
-                shown: note.shown,
-                must_be_replaced: session_ends.is_some() || !note.is_renewable,
-                ends,
-                length: note.length_us.map(Duration::from_micros),
-                is_renewable: note.is_renewable,
-                care_us,
-                lost: kept.lost,
-                phase,
-                is_revoked: kept.is_revoked,
-                is_busy: false,
-                tries: 0,
-                tenure: None,
-                session_ends,
-                request_id: note.request_id.map(Into::into),
-            };
-            let lost = minted.lost;
-            let number = minted.number;
-            table.put(&owner, minted, self.wall());
-            if let Some(minted) = table.minted_mut(number) {
-                minted.lost = lost;
-            }
-        }
-        drop(table);
-        self.shorten()
-    }
-
-    /// Writes the file anew with what is still to be known.
-    fn shorten(&self) -> Result<(), StoreFault> {
-        let mut book = self.book.lock();
-        let mut records = Vec::new();
-        {
-            let mut table = self.table.lock();
-            records.push(book::below(table.note_all_below())?);
-            for (owner, holding) in &table.holdings {
-                let kept =
-                    holding.versions.iter().filter(|minted| !matches!(minted.phase, Phase::Ended { .. }));
-                for minted in kept {
-                    records.extend(book::records_of(owner, &self.options.clocks.boot_id, minted)?);
-                }
-            }
-        }
-        book.replace(records)
     }
 
     fn note(&self, note: &Note) {
@@ -389,7 +303,7 @@ impl Store for Dynamic {
     }
 
     fn node(&self, node: FieldNode) -> Option<Wanted> {
-        if table::number_of(node).is_none() {
+        if view::number_of(node).is_none() {
             return self.inner.node(node);
         }
         let (secret, version, field) = self.table.lock().node(node)?;
@@ -485,36 +399,5 @@ impl Store for Dynamic {
         let shared = Arc::clone(&watcher);
         self.inner.watch(Box::new(move |changed| shared(changed)));
         self.watchers.write().push(Box::new(move |changed| watcher(changed)));
-    }
-}
-
-impl Dynamic {
-    /// Refuses a version from now on, and ends it at the server.
-    async fn revoke_by_command(&self, secret: &SecretPath, version: Version) -> Result<Changed, StoreFault> {
-        let number = version.get();
-        let (before, after) = {
-            let mut table = self.table.lock();
-            let before = table.whole(secret);
-            let is_there = table.owner_of(number).is_some_and(|owner| owner.path == *secret);
-            let minted = table.minted_mut(number).filter(|_| is_there);
-            let minted = minted.ok_or_else(|| StoreFault::NoVersion(secret.clone(), version))?;
-            minted.is_revoked = true;
-            if minted.phase == Phase::Live {
-                minted.phase = Phase::Ending { at_us: self.now_us(), reason: Reason::Command };
-            }
-            (before, table.whole(secret))
-        };
-        self.note(&Note::Revoked { number });
-        let changed =
-            Changed { store: self.name().into(), before, after, version: Some(version), carried: Vec::new() };
-        self.tell_watchers(&changed);
-        match self.end_now(number).await {
-            Ok(()) => Ok(changed),
-            Err(fault) => Err(StoreFault::Away(format!(
-                "version {version} of {secret} is refused here from now on, but its server could not be told, which is \
-                 tried again until its lease ends: {}",
-                fault.bare()
-            ))),
-        }
     }
 }

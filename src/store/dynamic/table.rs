@@ -11,18 +11,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::book::Ends;
-use crate::model::{
-    Consumer, FieldInfo, FieldName, FieldNode, Ownership, Secret, SecretBytes, SecretPath, Stage, StageSet,
-    State, UnixTime, Version, VersionInfo,
-};
-use crate::store::{Declared, LeaseHandle, LeaseInfo, Login, StoreFault, Tenure};
+use super::view::{NUMBERS_MAX, number_of, version_of};
+use crate::model::{Consumer, FieldName, FieldNode, Secret, SecretBytes, SecretPath, UnixTime, Version};
+use crate::store::{Declared, LeaseHandle, Login, StoreFault, Tenure};
 
-/// Set in the node of every field that is minted: an engine's own numbers stay below.
-const NODE_BIT: u32 = 1 << 27;
-/// How many fields a version may have.
-const FIELDS_MAX: u32 = 8;
-/// How many numbers there are.
-const NUMBERS_MAX: u32 = NODE_BIT / FIELDS_MAX;
 /// How many numbers are written down as handed out at once.
 const STRIDE: u32 = 16;
 /// How many numbers may be promised to consumers who have opened nothing.
@@ -110,21 +102,6 @@ impl Minted {
         let at = self.fields.binary_search_by(|(known, _)| known.cmp(name)).ok()?;
         self.fields.get(at).map(|(_, value)| value)
     }
-
-    fn info(&self) -> VersionInfo {
-        let fields = self.fields.iter().enumerate();
-        VersionInfo {
-            number: version_of(self.number),
-            created: self.shown,
-            activated: Some(self.shown),
-            lost: self.lost.map(|when| (when, StageSet::of(Stage::Current))),
-            state: if self.is_revoked { State::Revoked } else { State::Active },
-            revoked: self.is_revoked,
-            fields: fields
-                .filter_map(|(at, (name, value))| field_info(self.number, at, name, Some(value.len())))
-                .collect(),
-        }
-    }
 }
 
 /// The outcome of a minting, shared by all who wait for it.
@@ -138,7 +115,7 @@ pub(super) struct Holding {
     /// In the order they were minted.
     pub(super) versions: Vec<Minted>,
     pub(super) flight: Option<Flight>,
-    view: Option<Arc<Secret>>,
+    pub(super) view: Option<Arc<Secret>>,
 }
 
 impl Holding {
@@ -146,7 +123,7 @@ impl Holding {
         self.versions.iter().rev().find(|minted| minted.is_current())
     }
 
-    fn previous(&self) -> Option<&Minted> {
+    pub(super) fn previous(&self) -> Option<&Minted> {
         self.versions.iter().rev().find(|minted| minted.is_usable() && minted.lost.is_some())
     }
 
@@ -186,7 +163,7 @@ impl Holding {
 
 /// All of it.
 pub(super) struct Table {
-    declared: Arc<BTreeMap<SecretPath, Arc<Declared>>>,
+    pub(super) declared: Arc<BTreeMap<SecretPath, Arc<Declared>>>,
     pub(super) holdings: HashMap<Arc<Owner>, Holding>,
     owners: BTreeMap<u32, Arc<Owner>>,
     /// The next number that was never promised.
@@ -196,7 +173,7 @@ pub(super) struct Table {
     /// Numbers that were promised, and never minted.
     spare: BTreeSet<u32>,
     promised: VecDeque<(u32, Arc<Owner>)>,
-    wholes: HashMap<SecretPath, Arc<Secret>>,
+    pub(super) wholes: HashMap<SecretPath, Arc<Secret>>,
     /// Versions that ended since this was last asked.
     ended: Vec<u32>,
 }
@@ -407,136 +384,107 @@ impl Table {
         }
         self.take_back(owner);
     }
+}
 
-    /// What `owner` is shown. He has been promised a number where he has no version.
-    pub(super) fn view(&mut self, owner: &Owner) -> Option<Arc<Secret>> {
-        let declared = Arc::clone(self.declared.get(&owner.path)?);
-        let holding = self.holdings.get_mut(owner)?;
-        if let Some(view) = &holding.view {
-            return Some(Arc::clone(view));
-        }
-        let current = holding.current().map(|minted| minted.number);
-        let promised = holding.promised.filter(|_| current.is_none());
-        let mut all: Vec<VersionInfo> = holding.versions.iter().map(Minted::info).collect();
-        all.extend(promised.map(|(number, since)| promised_info(&declared, number, since)));
-        all.sort_by_key(|version| version.number);
-        let changed = all.iter().map(|version| version.created).max().unwrap_or_default();
-        let secret = Arc::new(Secret {
-            path: owner.path.clone(),
-            versions: all.into_iter().collect(),
-            current: current.or(promised.map(|(number, _)| number)).map(version_of),
-            previous: holding.previous().map(|minted| version_of(minted.number)),
-            next: None,
-            deleted: false,
-            changed,
-            ownership: Ownership::default(),
-        });
-        holding.view = Some(Arc::clone(&secret));
-        Some(secret)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Engine;
+
+    fn path() -> SecretPath {
+        SecretPath::parse("db/orders").unwrap()
     }
 
-    /// Everything at a path, whoever it is for. Each of it is somebody's current version, so it counts as that for as
-    /// long as it lives: for who is asked about an open file that was handed to him.
-    pub(super) fn whole(&mut self, path: &SecretPath) -> Option<Arc<Secret>> {
-        let declared = Arc::clone(self.declared.get(path)?);
-        if let Some(whole) = self.wholes.get(path) {
-            return Some(Arc::clone(whole));
-        }
-        let mut all = Vec::new();
-        let mut current = None;
-        for (_, holding) in self.holdings.iter().filter(|(owner, _)| owner.path == *path) {
-            all.extend(holding.versions.iter().map(Minted::info));
-            all.extend(holding.promised.map(|(number, since)| promised_info(&declared, number, since)));
-            current = current.max(holding.current().map(|minted| (minted.shown, minted.number)));
-        }
-        for version in &mut all {
-            version.lost = Some((UnixTime::from_micros(i64::MAX), StageSet::of(Stage::Current)));
-        }
-        all.sort_by_key(|version: &VersionInfo| version.number);
-        let whole = Arc::new(Secret {
-            path: path.clone(),
-            versions: all.into_iter().collect(),
-            current: current.map(|(_, number)| version_of(number)),
-            previous: None,
-            next: None,
-            deleted: false,
-            changed: UnixTime::default(),
-            ownership: Ownership::default(),
-        });
-        self.wholes.insert(path.clone(), Arc::clone(&whole));
-        Some(whole)
+    fn table() -> Table {
+        let engine = Engine::Database { mount: "database".into(), role: "orders".into() };
+        let declared = Declared { path: path(), engine, sharing: crate::model::Sharing::Process };
+        Table::new(Arc::new([(path(), Arc::new(declared))].into()), 0)
     }
 
-    /// Every lease that is not done with.
-    pub(super) fn leases(&self) -> Vec<LeaseInfo> {
-        let mut all = Vec::new();
-        for (owner, holding) in &self.holdings {
-            let current = holding.current().map(|minted| minted.number);
-            let previous = holding.previous().map(|minted| minted.number);
-            for minted in
-                holding.versions.iter().filter(|minted| !matches!(minted.phase, Phase::Ended { .. }))
-            {
-                let at = |number: Option<u32>| number == Some(minted.number);
-                all.push(LeaseInfo {
-                    secret: owner.path.clone(),
-                    version: version_of(minted.number),
-                    consumer: owner.consumer.to_string(),
-                    stage: if at(current) {
-                        Some(Stage::Current)
-                    } else {
-                        at(previous).then_some(Stage::Previous)
-                    },
-                    expires: minted.ends.as_ref().map(|ends| ends.wall),
-                    is_ending: matches!(minted.phase, Phase::Ending { .. }),
-                });
-            }
+    fn owner(pid: u32) -> Arc<Owner> {
+        let login = Login::machine().for_consumer(Consumer::Process { pid, origin: u64::from(pid) });
+        Arc::new(Owner::of(&login, &path()).unwrap())
+    }
+
+    fn minted(number: u32) -> Minted {
+        let value = || SecretBytes::taken_from(&mut [7; 3]);
+        let name = |name: &str| FieldName::parse(name).unwrap();
+        Minted {
+            number,
+            fields: [(name("password"), value()), (name("username"), value())].into(),
+            handle: LeaseHandle::Lease(format!("lease-{number}")),
+            shown: UnixTime::default(),
+            ends: None,
+            length: None,
+            is_renewable: true,
+            care_us: None,
+            must_be_replaced: false,
+            lost: None,
+            phase: Phase::Live,
+            is_revoked: false,
+            is_busy: false,
+            tries: 0,
+            tenure: None,
+            session_ends: None,
+            request_id: None,
         }
-        all.sort_by(|one, other| (&one.secret, one.version).cmp(&(&other.secret, other.version)));
-        all
     }
-}
 
-fn promised_info(declared: &Declared, number: u32, since: UnixTime) -> VersionInfo {
-    let fields = declared.engine.fields();
-    VersionInfo {
-        number: version_of(number),
-        created: since,
-        activated: Some(since),
-        lost: None,
-        state: State::Active,
-        revoked: false,
-        fields: fields
-            .iter()
-            .enumerate()
-            .filter_map(|(at, name)| field_info(number, at, name, None))
-            .collect(),
+    #[test]
+    fn a_number_stands_for_one_version_for_ever_however_many_only_look() {
+        let mut table = table();
+        let wall = UnixTime::default();
+        let (first, _) = table.promise(&owner(1), wall).unwrap();
+        assert_eq!(table.promise(&owner(1), wall).unwrap(), (first, None), "a promise holds");
+        table.put(&owner(1), minted(first), wall);
+        let mut looked = BTreeSet::new();
+        for pid in 2..20_000 {
+            let (number, _) = table.promise(&owner(pid), wall).unwrap();
+            assert_ne!(number, first, "what was minted was promised again");
+            looked.insert(number);
+            let view = table.view(&owner(pid)).unwrap();
+            assert_eq!((view.current, view.versions.len()), (Some(version_of(number)), 1));
+        }
+        assert!(looked.len() <= PROMISED_MAX + 2, "{} numbers for who only looks", looked.len());
+        assert!(table.holdings.len() <= PROMISED_MAX + 1);
+        let whole = table.whole(&path()).unwrap();
+        assert_eq!(whole.versions.len(), table.holdings.len());
+        assert_eq!(table.view(&owner(1)).unwrap().current, Some(version_of(first)));
     }
-}
 
-fn field_info(number: u32, at: usize, name: &FieldName, bytes: Option<usize>) -> Option<FieldInfo> {
-    let node = node_of(number, u32::try_from(at).ok()?)?;
-    Some(FieldInfo { name: name.clone(), bytes: bytes.map(|bytes| bytes as u64), node })
-}
+    #[test]
+    fn what_is_taken_back_and_promised_again_is_no_version_of_who_had_it_before() {
+        let mut table = table();
+        let wall = UnixTime::default();
+        let (number, _) = table.promise(&owner(1), wall).unwrap();
+        table.take_back(&owner(1));
+        assert_eq!(table.promise(&owner(2), wall).unwrap().0, number);
+        assert!(table.view(&owner(1)).is_none());
+        let node = table.view(&owner(2)).unwrap().version(version_of(number)).unwrap().fields[1].node;
+        let (at, version, name) = table.node(node).unwrap();
+        assert_eq!((at, version, name.as_str()), (path(), version_of(number), "username"));
+    }
 
-fn node_of(number: u32, at: u32) -> Option<FieldNode> {
-    (number < NUMBERS_MAX && at < FIELDS_MAX)
-        .then(|| FieldNode::new(NODE_BIT | (number * FIELDS_MAX + at)))?
-}
+    #[test]
+    fn the_one_before_stays_until_it_ends_and_then_leads_to_the_next() {
+        let mut table = table();
+        let wall = UnixTime::default();
+        let (first, _) = table.promise(&owner(1), wall).unwrap();
+        table.put(&owner(1), Minted { ends: Some(ends(10)), ..minted(first) }, wall);
+        let (second, _) = table.promise_ahead(&owner(1)).unwrap();
+        assert_eq!(table.put(&owner(1), minted(second), wall), Some(first));
+        let view = table.view(&owner(1)).unwrap();
+        assert_eq!((view.current, view.previous), (Some(version_of(second)), Some(version_of(first))));
+        table.settle(&owner(1), 10, wall);
+        let view = table.view(&owner(1)).unwrap();
+        assert_eq!((view.current, view.previous, view.versions.len()), (Some(version_of(second)), None, 2));
+        assert_eq!(table.take_ended(), [first]);
+        table.settle(&owner(1), 10 + ENDED_KNOWN_US, wall);
+        assert_eq!(table.view(&owner(1)).unwrap().versions.len(), 1);
+        assert!(table.owner_of(first).is_none() && table.owner_of(second).is_some());
+    }
 
-/// Whether a node is one of ours, and of which version and which of its fields.
-pub(super) fn number_of(node: FieldNode) -> Option<(u32, usize)> {
-    let number = node.get();
-    (number & NODE_BIT != 0).then(|| {
-        let rest = number & !NODE_BIT;
-        (rest / FIELDS_MAX, (rest % FIELDS_MAX) as usize)
-    })
-}
-
-/// Numbers count from 1.
-pub(super) fn version_of(number: u32) -> Version {
-    const FIRST: Version = match Version::new(1) {
-        Some(version) => version,
-        None => unreachable!(),
-    };
-    Version::new(number).unwrap_or(FIRST)
+    fn ends(boot_us: i64) -> Ends {
+        Ends { boot_id: "boot".into(), boot_us, wall: UnixTime::default() }
+    }
 }

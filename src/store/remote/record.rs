@@ -247,7 +247,7 @@ fn read_value(bytes: &[u8]) -> Option<SecretBytes> {
 
 fn read_secret(from: &mut In<'_>) -> Option<ReadSecret> {
     let (is_described, is_numbered) = (from.u8()? != 0, from.u8()? != 0);
-    let reader = from.option(|from| from.text().map(|text| Login::named(text)))?;
+    let reader = from.option(|from| from.text().map(Login::named))?;
     let (deleted, changed) = (from.u8()? != 0, from.time()?);
     let (current, previous, next) = (from.version()?, from.version()?, from.version()?);
     let owner = from.option(|from| from.text().map(str::to_owned))?;
