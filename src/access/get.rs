@@ -63,11 +63,15 @@ impl Gate {
             field: target.field.clone(),
         };
         let fetched = match check_state(target) {
-            Ok(()) => place
-                .store
-                .fetch(self.places().login(), &wanted)
-                .await
-                .map_err(|fault| (Refusal::from(&fault), fault.request_id().map(str::to_owned))),
+            Ok(()) => {
+                let own = match actor {
+                    Actor::Peer(caller) => self.own_login(&self.policy(), *caller, &target.secret),
+                    Actor::Owner(_) => None,
+                };
+                let login = own.unwrap_or_else(|| self.places().login().clone());
+                let fetched = place.store.fetch(&login, &wanted).await;
+                fetched.map_err(|fault| (Refusal::from(&fault), fault.request_id().map(str::to_owned)))
+            }
             Err(refusal) => Err((refusal, None)),
         };
         let policy = self.policy();

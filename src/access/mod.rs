@@ -8,6 +8,7 @@ mod administer;
 mod asking;
 mod get;
 mod limits;
+mod minted;
 mod places;
 mod read;
 mod record;

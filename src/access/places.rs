@@ -5,13 +5,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::model::{FieldNode, Secret, SecretPath};
-use crate::store::{Login, Store, Wanted};
+use crate::store::{Declared, Login, Store, Wanted};
 
 /// Stores by the prefix under which they appear; the longest prefix that fits a path answers for it.
 pub struct Places {
     /// Ordered by prefix, longest first; slots count from 1 in the order the stores were given.
     mounts: Vec<Mount>,
     login: Login,
+    /// Whether any store mints: else nothing more need be looked at.
+    mints: bool,
 }
 
 struct Mount {
@@ -57,7 +59,8 @@ impl Places {
             mounts.push(Mount { slot, prefix, store });
         }
         mounts.sort_by_key(|mount| std::cmp::Reverse(mount.prefix.len()));
-        Ok(Self { mounts, login: Login::machine() })
+        let mints = mounts.iter().any(|mount| !mount.store.all_declared().is_empty());
+        Ok(Self { mounts, login: Login::machine(), mints })
     }
 
     /// The login under which names and metadata are known.
@@ -116,6 +119,20 @@ impl Places {
     pub fn known(&self, path: &SecretPath) -> Option<Arc<Secret>> {
         let place = self.place(path)?;
         place.store.known(&self.login, &place.path)
+    }
+
+    /// What is known of the secret at `path`, as it is shown under `login`.
+    #[must_use]
+    pub fn known_as(&self, login: &Login, path: &SecretPath) -> Option<Arc<Secret>> {
+        let place = self.place(path)?;
+        place.store.known(login, &place.path)
+    }
+
+    /// What is declared of the secret at `path`, where it is minted for each consumer.
+    #[must_use]
+    pub fn declared(&self, path: &SecretPath) -> Option<(Arc<Declared>, Arc<dyn Store>)> {
+        let place = self.mints.then(|| self.place(path))??;
+        Some((place.store.declared(&place.path)?, Arc::clone(place.store)))
     }
 
     /// Calls `visit` with the path of every known secret below the directory `directory` (`""` is the root), and

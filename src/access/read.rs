@@ -174,6 +174,8 @@ impl Gate {
                 let store = Arc::clone(place.store);
                 match self.login_for(permit.identity(), store.as_ref()) {
                     Ok(login) => {
+                        let own = self.own_login(&self.policy(), caller, &target.secret);
+                        let login = own.unwrap_or(login);
                         Ok(Permitted { permit, target, reader, person, store, wanted, login, begun })
                     }
                     Err(refusal) => Err(self.record_refusal(&target, reader, &person, refusal)),

@@ -72,6 +72,8 @@ pub struct Entry<'a> {
     pub latency_us: Option<u64>,
     /// The store's own name for its request.
     pub request_id: Option<&'a str>,
+    /// For whom something was minted or ended: a unit, a container or a process, by name or number.
+    pub consumer: Option<&'a str>,
 }
 
 impl Entry<'_> {
@@ -98,6 +100,7 @@ impl Entry<'_> {
             bytes: None,
             latency_us: None,
             request_id: None,
+            consumer: None,
         }
     }
 }
@@ -161,6 +164,7 @@ pub(super) fn body(line: &mut Vec<u8>, entry: &Entry<'_>) {
     number(line, "bytes", entry.bytes);
     number(line, "latency_us", entry.latency_us);
     text(line, "request_id", entry.request_id);
+    text(line, "consumer", entry.consumer);
     number(line, "count", entry.count);
 }
 
@@ -337,6 +341,7 @@ mod tests {
             bytes: Some(64),
             latency_us: Some(9),
             request_id: Some("r-1"),
+            consumer: Some("unit orders.service"),
             ..Entry::new(Operation::Open, Outcome::Released)
         };
         let line = line_of(&entry);
@@ -349,7 +354,8 @@ mod tests {
                 "field":"a\nb\u{1b}\u{7f}\u{9b}é日","version":7,"stage":"current","uid":1000,"gid":100,"pid":42,
                 "tid":43,"unit":"orders.service","container":"0123456789ab","exe":"/usr/bin/\"od\\d\"",
                 "exe_id":"64769:1234","exe_sha256":"cd".repeat(32),"login_uid":7,"session":8,"opener":"12",
-                "resent":true,"count":3,"freshness":"fresh","bytes":64,"latency_us":9,"request_id":"r-1"})
+                "resent":true,"count":3,"freshness":"fresh","bytes":64,"latency_us":9,"request_id":"r-1",
+                "consumer":"unit orders.service"})
         );
         assert!(std::str::from_utf8(&line).unwrap().chars().all(|character| !character.is_control()));
     }

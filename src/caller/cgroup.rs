@@ -17,6 +17,8 @@ const UNIT_BYTES_MAX: usize = 255;
 pub(super) struct Place {
     pub(super) unit: Option<Arc<str>>,
     pub(super) container: Option<Arc<str>>,
+    /// The cgroup of the whole unit, else of the container, as a path from the root.
+    pub(super) group: Option<Arc<str>>,
 }
 
 impl Place {
@@ -35,7 +37,7 @@ impl Place {
             inner.split(|byte| *byte == b'/').map(|name| std::str::from_utf8(name).unwrap_or("")).collect();
         let depth = names.iter().take_while(|name| is_slice(name)).count();
         let Some((first, below)) = names[depth..].split_first() else {
-            return Ok(Self { unit: None, container: None });
+            return Ok(Self { unit: None, container: None, group: None });
         };
         let unit = unit_name(first);
         let container = match unit {
@@ -44,7 +46,16 @@ impl Place {
             None if depth == 0 => container_of_tree(first, below),
             None => None,
         };
-        Ok(Self { unit: unit.map(Arc::from), container: container.map(Arc::from) })
+        let group = match (unit, &container) {
+            (Some(_), _) => Some(depth + 1),
+            (None, Some(id)) => names.iter().position(|name| name.contains(id.as_str())).map(|at| at + 1),
+            (None, None) => None,
+        };
+        // A name that is no UTF-8 stands above: such a path cannot be told.
+        let group = group
+            .filter(|length| names[..*length].iter().all(|name| !name.is_empty()))
+            .map(|length| Arc::from(format!("/{}", names[..length].join("/"))));
+        Ok(Self { unit: unit.map(Arc::from), container: container.map(Arc::from), group })
     }
 }
 

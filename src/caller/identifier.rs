@@ -13,6 +13,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::cgroup::Place;
+use super::consumer::{Consumers, usual_root};
 use super::executable::Executables;
 use super::person::{Caller, Known};
 use super::watched::Watched;
@@ -119,6 +120,8 @@ pub struct Identifier {
     own_pid: u32,
     /// Where the unified hierarchy is mounted, if it can be seen from here.
     cgroup_root: Option<PathBuf>,
+    /// Where consumers' groups are looked at: also where the kernel does not say which cgroup we are in.
+    consumer_root: Option<PathBuf>,
     threads: Mutex<LruCache<u32, Arc<Thread>>>,
     places: Mutex<LruCache<u64, Arc<Place>>>,
     pub(super) watched: Watched,
@@ -144,12 +147,23 @@ impl Identifier {
         Ok(Self {
             mode,
             own_pid: process::own_pid(),
+            consumer_root: find_cgroup_root().or_else(usual_root),
             cgroup_root: find_cgroup_root(),
             threads: Mutex::new(LruCache::new(bound(options.threads_max))),
             places: Mutex::new(LruCache::new(bound(options.cgroups_max))),
             watched: Watched::new(options.executables_max, options.executables_seen_max),
             executables,
         })
+    }
+
+    /// Tells whether the consumers that callers stand for are still there.
+    #[must_use]
+    pub fn consumers(&self) -> Consumers {
+        Consumers::new(self.consumer_root.clone(), self.mode == Mode::Pidfd)
+    }
+
+    pub(super) fn consumer_root(&self) -> Option<&Path> {
+        self.consumer_root.as_deref()
     }
 
     /// Where facts come from, for `doctor`.
@@ -329,18 +343,20 @@ fn read_cgroup(directory: &ProcDirectory) -> Result<Vec<u8>, Unknown> {
     proc_text::unified_cgroup(&text).map(<[u8]>::to_vec).ok_or(Unknown)
 }
 
-fn cgroup_inode(root: &Path, path: &[u8]) -> Option<u64> {
+pub(super) fn cgroup_inode(root: &Path, path: &[u8]) -> Option<u64> {
     let inner = OsStr::from_bytes(path.strip_prefix(b"/")?);
     process::file_status(&root.join(inner)).ok().map(|status| status.inode)
 }
 
 /// Where the unified hierarchy is: of the two usual places (`file-hierarchy(7)`), the one at which this process's
 /// own cgroup has the id that the kernel says.
-fn find_cgroup_root() -> Option<PathBuf> {
+pub(super) fn find_cgroup_root() -> Option<PathBuf> {
     let id = process::own_thread_info().ok()?.cgroup_id;
     let path = read_cgroup(&ProcDirectory::open(process::own_tid()).ok()?).ok()?;
     let mut roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].into_iter().map(PathBuf::from);
-    roots.find(|root| cgroup_inode(root, &path) == Some(id))
+    // The root of any file system may have the number that the root of the hierarchy has.
+    let is_one = |root: &Path| root.join("cgroup.controllers").exists();
+    roots.find(|root| is_one(root) && cgroup_inode(root, &path) == Some(id))
 }
 
 #[cfg(test)]

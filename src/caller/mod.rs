@@ -6,6 +6,7 @@
 //! one thread for ever, a cgroup id one directory, and (device, inode, size, ctime, mtime) one content.
 
 mod cgroup;
+mod consumer;
 mod executable;
 mod identifier;
 mod person;
@@ -13,6 +14,7 @@ mod proc_text;
 mod watched;
 mod witness;
 
+pub use consumer::Consumers;
 pub use executable::{Executables, ProcExecutables, SeenExecutable};
 pub use identifier::{Identifier, Mode, Options};
 pub use person::{Caller, Described, ourselves};

@@ -9,10 +9,11 @@ use sha2::{Digest, Sha256};
 
 use super::Asker;
 use super::cgroup::Place;
+use super::consumer;
 use super::identifier::{Identifier, PROC_BYTES_MAX, Thread};
 use super::proc_text::{self, Status};
 use super::witness::{ExecFingerprint, ProcessMark, Witness};
-use crate::model::{Executable, Facts, Session, Sha256Digest, Unknown};
+use crate::model::{Consumer, Executable, Facts, Session, Sha256Digest, Sharing, Unknown};
 use crate::sys::process::{self, FileStatus, ProcDirectory, ThreadInfo};
 
 /// What `identify` found out.
@@ -389,6 +390,19 @@ impl Facts for Caller<'_> {
 
     fn container(&self) -> Result<Option<&str>, Unknown> {
         Ok(self.place()?.container.as_deref())
+    }
+
+    fn consumer(&self, sharing: Sharing) -> Consumer {
+        let Ok(known) = self.known() else { return Consumer::Nobody };
+        let group = || {
+            let place = self.place().ok()?;
+            consumer::group(place, self.identifier.consumer_root())
+        };
+        let found = match sharing {
+            Sharing::Unit => group(),
+            Sharing::Process => None,
+        };
+        found.or_else(|| consumer::process(known, || self.start_ticks().ok())).unwrap_or(Consumer::Nobody)
     }
 
     fn runs(&self, path: &Path) -> Result<bool, Unknown> {

@@ -234,6 +234,11 @@ fn print_status(context: &Context, status: &StatusAnswer) -> Result<(), CommandF
         for login in &store.logins {
             add("login", Some(login_line(&store.name, login)));
         }
+        for (path, count) in &store.leases {
+            let ending =
+                if count.ending > 0 { format!(", {} to be ended", count.ending) } else { String::new() };
+            add("leases", Some(format!("{path}: {} live{ending}", count.live)));
+        }
     }
     add("audit log", status.audit.clone());
     add(

@@ -133,6 +133,7 @@ pub(super) fn versions(context: &Context, path: &str) -> Result<Exit, CommandFau
         output::json(&json!(versions))?;
         return Ok(Exit::Done);
     }
+    let is_minted = versions.iter().any(|row| row.consumer.is_some());
     let rows: Vec<Vec<String>> = versions
         .iter()
         .map(|row| {
@@ -145,16 +146,25 @@ pub(super) fn versions(context: &Context, path: &str) -> Result<Exit, CommandFau
                     None => printable(field.name.as_str()),
                 })
                 .collect();
-            vec![
+            let mut cells = vec![
                 row.version.to_string(),
                 stages.join(", "),
                 row.created.clone(),
                 state_word(row.state).to_owned(),
                 fields.join(", "),
-            ]
+            ];
+            if is_minted {
+                cells.push(row.consumer.clone().unwrap_or_default());
+                cells.push(row.expires.clone().unwrap_or_default());
+            }
+            cells
         })
         .collect();
-    output::text(&output::table(&["VERSION", "STAGES", "CREATED", "STATE", "FIELDS"], &rows))?;
+    let mut heads = vec!["VERSION", "STAGES", "CREATED", "STATE", "FIELDS"];
+    if is_minted {
+        heads.extend(["CONSUMER", "EXPIRES"]);
+    }
+    output::text(&output::table(&heads, &rows))?;
     Ok(Exit::Done)
 }
 

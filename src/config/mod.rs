@@ -1,6 +1,7 @@
 //! The configuration: one TOML file into plain settings, and the check that nobody else could have written what we
 //! trust. It may read the configuration file and the owners and modes of what it names, nothing else.
 
+mod dynamic;
 mod initial;
 mod keeper;
 mod limits;

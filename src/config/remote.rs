@@ -128,6 +128,11 @@ impl RemoteSettings {
         let mut key = self.state_file.as_os_str().to_owned();
         key.push(".key");
         let mut files = vec![(self.state_file.clone(), Trusted::Private), (key.into(), Trusted::Private)];
+        for beside in [".leases", ".leases.key"] {
+            let mut name = self.state_file.as_os_str().to_owned();
+            name.push(beside);
+            files.push((name.into(), Trusted::Private));
+        }
         if let Some(cache) = &self.cache {
             files.push((cache.path.clone(), Trusted::Private));
             if let KeySetting::File(key) = &cache.key {

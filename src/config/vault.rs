@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::RemoteSettings;
 use crate::document::{Placed, Section};
 use crate::policy::LoginSpec;
-use crate::store::{Address, AddressFault};
+use crate::store::{Address, AddressFault, Declared};
 
 /// How the servers of a store are reached, and who logs in there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub struct VaultSettings {
     pub login: LoginSpec,
     /// What is remembered of it, and for how long.
     pub remote: RemoteSettings,
+    /// Directories whose values are minted for each consumer.
+    pub dynamic: Vec<Declared>,
     /// How long a connection may take. Default 1 s.
     pub connect_deadline: Duration,
     /// How long one request may take in all. Default 4 s.
@@ -41,6 +43,7 @@ impl VaultSettings {
     /// Reads the keys of a store of this kind. Those that every store has are read by who calls.
     pub(super) fn read(name: &str, section: &Section<'_>) -> Option<Self> {
         let remote = RemoteSettings::read(name, section);
+        let dynamic = super::dynamic::read(section);
         let addresses = read_addresses(section);
         let proxy =
             section.text("proxy").and_then(|text| checked(section, "proxy", text, Address::parse_proxy));
@@ -69,6 +72,7 @@ impl VaultSettings {
             client_cert,
             login: login?,
             remote,
+            dynamic,
             connect_deadline: connect_deadline.unwrap_or(Duration::from_secs(1)),
             request_deadline: request_deadline.unwrap_or(Duration::from_secs(4)),
             response_bytes_max: response_bytes_max.map_or(8 * 1024 * 1024, |bytes| bytes.value),

@@ -1,5 +1,6 @@
 //! What a command answers. Names and numbers only: values and files travel beside it.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
 
@@ -31,6 +32,12 @@ pub struct VersionRow {
     pub state: State,
     /// Its fields and their lengths.
     pub fields: Vec<ListedField>,
+    /// For whom it was minted, where it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consumer: Option<String>,
+    /// When its lease ends, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
 }
 
 /// A field, as `versions` shows it.
@@ -56,6 +63,18 @@ pub struct StoreStatus {
     /// How many requests its server was sent by this process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests: Option<u64>,
+    /// How many leases live at each path whose values are minted.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub leases: BTreeMap<String, LeaseCount>,
+}
+
+/// How many leases there are of what one path mints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LeaseCount {
+    /// Those that can be used.
+    pub live: usize,
+    /// Those that are to be ended at the server, and are not yet.
+    pub ending: usize,
 }
 
 /// A login, as `status` shows it. Never its token.
@@ -92,11 +111,26 @@ impl From<LoginStatus> for LoginRow {
 }
 
 impl StoreStatus {
-    /// How `store` is, as far as it knows without asking anyone.
+    /// How `store` is, as far as it knows without asking anyone. `shown` gives the path in the tree of one in the store.
     #[must_use]
-    pub fn of(store: &dyn Store) -> Self {
+    pub fn of(store: &dyn Store, shown: &dyn Fn(&SecretPath) -> Option<SecretPath>) -> Self {
         let logins = store.logins().into_iter().map(LoginRow::from).collect();
-        Self { name: store.name().to_owned(), state: store.state(), logins, requests: store.requests() }
+        let mut leases: BTreeMap<String, LeaseCount> = BTreeMap::new();
+        for path in store.all_declared() {
+            leases.entry(shown(&path).unwrap_or(path).as_str().to_owned()).or_default();
+        }
+        for lease in store.leases() {
+            let path = shown(&lease.secret).unwrap_or(lease.secret);
+            let count = leases.entry(path.as_str().to_owned()).or_default();
+            if lease.is_ending { count.ending += 1 } else { count.live += 1 }
+        }
+        Self {
+            name: store.name().to_owned(),
+            state: store.state(),
+            logins,
+            requests: store.requests(),
+            leases,
+        }
     }
 }
 

@@ -12,7 +12,7 @@ mod operations;
 mod server;
 mod wire;
 
-pub use answer::{Answer, ListedField, LoginRow, Payload, StatusAnswer, StoreStatus, VersionRow};
+pub use answer::{Answer, LeaseCount, ListedField, LoginRow, Payload, StatusAnswer, StoreStatus, VersionRow};
 pub use client::{Contact, NoReply, Reply, ask};
 pub use command::{Command, Which};
 pub use fault::{CommandFault, Kind};

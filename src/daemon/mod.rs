@@ -2,6 +2,7 @@
 //! every room below; it knows no command line and reads no environment: what it needs of either is handed in.
 
 mod complete;
+mod dynamic;
 mod foreground;
 mod harden;
 mod init;

@@ -13,11 +13,13 @@ use crate::document::Fault;
 use crate::model::UnixTime;
 use crate::policy::{self, Loaded, Policy, SystemNames};
 use crate::store::{
-    CacheFile, Grace, KeySource, Local, LocalOptions, Remote, RemoteOptions, Source, Store, StoreFault, Vault,
+    CacheFile, Dynamic, Grace, KeySource, Local, LocalOptions, Remote, RemoteOptions, Source, Store,
+    StoreFault, Vault,
 };
 use crate::sys::{harden, names};
 
 use super::Surroundings;
+use super::dynamic;
 use super::vault::vault_options;
 
 /// How much longer than `retire_after` a version keeps its bytes: who was let open it at the last moment fetches them.
@@ -33,6 +35,8 @@ pub struct Rooms {
     pub remotes: Vec<Arc<Remote>>,
     /// The engines behind them, to be told of other logins.
     pub engines: Vec<(Arc<Vault>, Arc<Remote>)>,
+    /// What is minted beside them, to be looked after.
+    pub dynamics: Vec<Arc<Dynamic>>,
     /// What opening the audit log found.
     pub opened: Opened,
 }
@@ -128,7 +132,8 @@ pub fn open(
         }
     };
     let (log, opened) = Log::open(log_options(config, wait)).map_err(log_trouble)?;
-    let (mut locals, mut remotes, mut engines) = (BTreeMap::new(), Vec::new(), Vec::new());
+    let (mut locals, mut remotes, mut engines, mut dynamics) =
+        (BTreeMap::new(), Vec::new(), Vec::new(), Vec::new());
     let mut stores: Vec<(String, Arc<dyn Store>)> = Vec::new();
     for settings in &config.stores {
         match &settings.kind {
@@ -145,7 +150,14 @@ pub fn open(
                 let options = remote_options(config, &vault.remote, surroundings, wait)?;
                 let store = Remote::open(Arc::clone(&engine) as Arc<dyn Source>, options)
                     .map_err(|fault| store_trouble(fault, &vault.remote.state_file))?;
-                stores.push((settings.prefix.clone(), Arc::clone(&store) as Arc<dyn Store>));
+                let dynamic = dynamic::open(config, vault, &store, &engine, wait)
+                    .map_err(|fault| store_trouble(fault, &dynamic::book_file(vault)))?;
+                let front = match &dynamic {
+                    Some(dynamic) => Arc::clone(dynamic) as Arc<dyn Store>,
+                    None => Arc::clone(&store) as Arc<dyn Store>,
+                };
+                dynamics.extend(dynamic);
+                stores.push((settings.prefix.clone(), front));
                 engines.push((engine, Arc::clone(&store)));
                 remotes.push(store);
             }
@@ -163,7 +175,7 @@ pub fn open(
         },
         clock: Box::new(|| UnixTime::from(std::time::SystemTime::now())),
     }));
-    Ok(Rooms { gate, locals, remotes, engines, opened })
+    Ok(Rooms { gate, locals, remotes, engines, dynamics, opened })
 }
 
 /// A number of the configuration as a size in memory.

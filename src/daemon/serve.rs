@@ -16,12 +16,13 @@ use crate::control::{Answer, CommandFault, Instance, Running, StatusAnswer, Stor
 use crate::fuse::{self, PaceLimits, Session};
 use crate::keeper::{self, Adopted, Link, Told};
 use crate::model::{Operation, Outcome, Reason};
-use crate::store::{Remote, StoreState};
+use crate::store::{Dynamic, Remote, Store, StoreState};
 use crate::sys::notify::{Notify, monotonic_us};
 use crate::sys::program_text;
 use crate::sys::{harden, memory};
 use crate::tree::{self, Tree};
 
+use super::dynamic;
 use super::left::Leaving;
 use super::reload::Reloader;
 use super::rooms::{self, Rooms, check, load_policy, size};
@@ -64,10 +65,13 @@ impl Running for Live {
     fn status(&self) -> StatusAnswer {
         let served = self.served.read();
         let counts = served.as_ref().map(|(_, tree)| tree.counts());
-        let stores: Vec<StoreStatus> =
-            self.gate.places().stores().into_iter().map(|store| StoreStatus::of(store.as_ref())).collect();
         let is_remote =
             |name: &str| self.config.stores.iter().any(|store| store.name == name && store.local().is_none());
+        let places = self.gate.places();
+        let status = |store: &Arc<dyn Store>| {
+            StoreStatus::of(store.as_ref(), &|path| places.tree_path(store.name(), path))
+        };
+        let stores: Vec<StoreStatus> = places.stores().into_iter().map(status).collect();
         let recording = self.gate.log().check();
         let is_mounted = served.as_ref().is_some_and(|(session, _)| session.is_serving());
         let (state, why) = if self.is_stopping.load(Ordering::Relaxed) {
@@ -138,7 +142,7 @@ pub fn work(working: Working<'_>) -> Result<(), CommandFault> {
     let executables = loaded.policy.executables();
     let rooms = rooms::open(&config, working.surroundings, Some(loaded.policy), LOCK_WAIT)
         .map_err(rooms::OpenTrouble::into_fault)?;
-    let Rooms { gate, locals, remotes, engines, opened } = rooms;
+    let Rooms { gate, locals, remotes, engines, dynamics, opened } = rooms;
     if let Some(fingerprint) = opened.new_chain {
         tracing::warn!(%fingerprint, "a new audit chain begins: keep its fingerprint elsewhere");
     }
@@ -166,11 +170,12 @@ pub fn work(working: Working<'_>) -> Result<(), CommandFault> {
         started: gate.now().rfc3339(),
         config,
     });
+    dynamic::begin(&dynamics, &gate, &runtime);
     let running: Arc<dyn Running> = Arc::clone(&live) as Arc<dyn Running>;
     let instance = Arc::new(Instance { gate, locals, running: Some(running) });
-    let ended = run(&live, &instance, &identifier, &runtime, adopted, working.surroundings, &remotes);
+    let stores = Beside { remotes: &remotes, dynamics: &dynamics };
+    let ended = run(&live, &instance, &identifier, &runtime, adopted, working.surroundings, &stores);
     remotes.iter().for_each(|remote| remote.close());
-    log_out(&runtime, &remotes);
     // What is still under way is bounded by its own deadline; it must not outlive the log.
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended
@@ -191,6 +196,12 @@ pub fn log_out(runtime: &tokio::runtime::Runtime, remotes: &[Arc<Remote>]) {
     }
 }
 
+/// The stores that are looked after while we serve.
+struct Beside<'a> {
+    remotes: &'a [Arc<Remote>],
+    dynamics: &'a [Arc<Dynamic>],
+}
+
 fn run(
     live: &Arc<Live>,
     instance: &Arc<Instance>,
@@ -198,8 +209,9 @@ fn run(
     runtime: &tokio::runtime::Runtime,
     adopted: Adopted,
     surroundings: &Surroundings,
-    remotes: &[Arc<Remote>],
+    stores: &Beside<'_>,
 ) -> Result<(), CommandFault> {
+    let remotes = stores.remotes;
     // Before anyone is served: a signal that comes while we start is kept for the loop, and ends us in order.
     let mut signals = runtime.block_on(async { Signals::new() }).map_err(|error| cannot_serve(&error))?;
     let leaving = Leaving::at(&live.config.audit.path, remotes.to_vec())?;
@@ -253,10 +265,15 @@ fn run(
             // The keeper takes the mount away now.
             live.link.ending();
             let_end(live);
+            dynamic::end(stores.dynamics, runtime);
             true
         }
         End::Unmounted | End::KeeperGone => true,
     };
+    // Leases hang on the login they were minted under, and are to outlive a hand-over.
+    if matches!(end, End::Stop) || stores.dynamics.is_empty() {
+        log_out(runtime, stores.remotes);
+    }
     let stopped = live.gate.record_act(&ourselves(), Operation::Stop, Outcome::Done, Some(end.reason()));
     tracing::info!("stopped");
     if matches!(end, End::HandOver) {

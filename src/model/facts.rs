@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
+use super::{Consumer, Sharing};
+
 /// A fact that could not be had: the caller lives in a foreign pid namespace, is gone, or the kernel refused.
 /// A rule that needs the fact does not hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -105,4 +107,8 @@ pub trait Facts {
     /// # Errors
     /// [`Unknown`] where the caller is not identified.
     fn age(&self) -> Result<Duration, Unknown>;
+    /// Whom the caller stands for where something is minted for one consumer. Who is not asked through the kernel is nobody.
+    fn consumer(&self, _sharing: Sharing) -> Consumer {
+        Consumer::Nobody
+    }
 }

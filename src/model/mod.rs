@@ -1,6 +1,7 @@
 //! The words every other room speaks: paths, fields, versions, stages, secret bytes, callers' facts,
 //! outcomes. It may touch nothing but locked memory (`sys`): no file, no clock, no network.
 
+mod consumer;
 mod encoding;
 mod facts;
 mod metadata;
@@ -13,6 +14,7 @@ mod stage;
 mod time;
 mod versions;
 
+pub use consumer::{Consumer, Sharing};
 pub use encoding::{decode_name, encode_name, encode_name_apart};
 pub use facts::{Executable, Facts, Session, Sha256Digest, Unknown};
 pub use metadata::{FieldInfo, Impact, Ownership, Secret, State, VersionInfo};

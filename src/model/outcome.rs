@@ -52,6 +52,8 @@ words! {
         Checkpoint = "checkpoint",
         Seal = "seal",
         Login = "login",
+        Mint = "mint",
+        Renew = "renew",
     }
 }
 
@@ -123,6 +125,7 @@ words! {
         Exists = "exists",
         Refused = "refused",
         LogReplaced = "log_replaced",
+        ConsumerGone = "consumer_gone",
         NoLogin = "no_login",
     }
 }

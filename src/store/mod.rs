@@ -2,9 +2,11 @@
 //! login that policy named, and decides nothing. SQL lives in `store/local` alone.
 
 mod change;
+mod dynamic;
 mod fault;
 mod faulty;
 mod http;
+mod lease;
 mod local;
 mod readable;
 mod remote;
@@ -18,12 +20,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::{FieldName, FieldNode, Secret, SecretBytes, SecretPath, Version};
+use crate::model::{Consumer, FieldName, FieldNode, Secret, SecretBytes, SecretPath, Version};
 
 pub use change::{Change, Changed};
+pub use dynamic::{Dynamic, DynamicOptions};
 pub use fault::StoreFault;
 pub use faulty::{Fault, Faulty};
 pub use http::{Address, AddressFault, ClientCertificate, HttpOptions};
+pub use lease::{
+    Declared, Engine, LeaseEvent, LeaseHandle, LeaseInfo, LeaseSource, Leased, Liveness, Pki, Renewed,
+    Tenure, What,
+};
 pub use local::{Backup, Checked, Clock, FIELDS_MAX, Local, LocalOptions, Restored};
 pub use remote::{
     Age, AtHand, CacheFile, Clocks, Grace, Remote, RemoteOptions, Saying, UnreadableMemory, at_hand,
@@ -38,31 +45,58 @@ pub use vault::{LoginBy, LoginSetup, Vault, VaultOptions, Wrapped};
 
 /// Whose account on a store is used. The embedded store has one; a remote one may answer each login differently.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Login(Arc<str>);
+pub struct Login {
+    account: Arc<str>,
+    /// For whom, where what is asked for is minted for one consumer alone.
+    consumer: Option<Arc<Consumer>>,
+}
 
 impl Login {
     /// The machine's own account.
     #[must_use]
     pub fn machine() -> Self {
-        Self("machine".into())
+        Self { account: "machine".into(), consumer: None }
     }
 
     /// The account of one local identity.
     #[must_use]
     pub fn of_identity(identity: &str) -> Self {
-        Self(format!("identity:{identity}").into())
+        Self { account: format!("identity:{identity}").into(), consumer: None }
     }
 
-    /// Its name: `machine`, or `identity:NAME`.
+    /// The account of that name.
+    fn named(account: &str) -> Self {
+        Self { account: account.into(), consumer: None }
+    }
+
+    /// The same account, used for one consumer.
+    #[must_use]
+    pub fn for_consumer(&self, consumer: Consumer) -> Self {
+        Self { account: Arc::clone(&self.account), consumer: Some(Arc::new(consumer)) }
+    }
+
+    /// The account alone, whoever it is used for.
+    #[must_use]
+    pub fn account(&self) -> Self {
+        Self { account: Arc::clone(&self.account), consumer: None }
+    }
+
+    /// For whom it is used.
+    #[must_use]
+    pub fn consumer(&self) -> Option<&Arc<Consumer>> {
+        self.consumer.as_ref()
+    }
+
+    /// The account's name: `machine`, or `identity:NAME`.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.account
     }
 }
 
 impl std::fmt::Display for Login {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(&self.0)
+        formatter.write_str(&self.account)
     }
 }
 
@@ -142,6 +176,21 @@ pub trait Store: Send + Sync {
     /// Whether all there is is known, so that what is not known does not exist. The embedded store knows all.
     fn knows_all(&self) -> bool {
         true
+    }
+
+    /// What is declared of the secret at `path`, where its values are minted for each consumer.
+    fn declared(&self, _path: &SecretPath) -> Option<Arc<Declared>> {
+        None
+    }
+
+    /// Every path whose values are minted.
+    fn all_declared(&self) -> Vec<SecretPath> {
+        Vec::new()
+    }
+
+    /// Every lease that is not done with, by path and version.
+    fn leases(&self) -> Vec<LeaseInfo> {
+        Vec::new()
     }
 
     /// Whether it was said a moment ago that there is no such secret, so that it is not asked for again.

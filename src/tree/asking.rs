@@ -30,6 +30,15 @@ impl Tree {
             return None;
         }
         let name = decode_name(std::str::from_utf8(name).ok()?)?;
+        // All that can be there is known of what is minted, and asking would mint it.
+        let secret = match parent {
+            Node::Directory(directory) => SecretPath::of_shared(directory).ok(),
+            Node::Versions(secret) | Node::Version(secret, _) => Some(secret.clone()),
+            Node::Link(..) | Node::Field(_) | Node::View(..) | Node::Notices => None,
+        };
+        if secret.is_some_and(|secret| self.gate.places().declared(&secret).is_some()) {
+            return None;
+        }
         match parent {
             Node::Directory(directory) => self
                 .ask_within_secret(caller, directory, &name)
@@ -66,7 +75,7 @@ impl Tree {
     ) -> Option<Asking> {
         let field = FieldName::from_store(name).ok()?;
         let place = FieldPlace { secret: secret.clone(), version, field, inode: Inode(0) };
-        self.gate.ask_for_field(caller, &self.target(&place))
+        self.gate.ask_for_field(caller, &self.target(caller, &place))
     }
 
     /// A child may be a secret, or a folder in which something lies.

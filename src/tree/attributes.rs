@@ -190,7 +190,7 @@ impl Tree {
             return Err(refused(Refusal::new(Outcome::Denied, Reason::NoReadGrant)));
         }
         let (Node::Field(place) | Node::View(_, place), true) = (&node, wants.read) else { return Ok(()) };
-        self.gate.may_read(caller, &self.target(place)).map_err(refused)
+        self.gate.may_read(caller, &self.target(caller, place)).map_err(refused)
     }
 }
 
@@ -210,7 +210,11 @@ fn version_listing(
     place: Option<&FieldPlace>,
 ) -> Result<(), Refusal> {
     let gone = Refusal::new(Outcome::Hidden, Reason::NotFound);
-    let secret = eyes.secret(path).ok_or(Refusal::new(Outcome::Hidden, Reason::NoGrant))?;
+    let mut secret = eyes.secret(path).ok_or(Refusal::new(Outcome::Hidden, Reason::NoGrant))?;
+    // An open file of what was minted for another consumer, who handed it over: policy decides, as it does for the read.
+    if secret.version(number).is_none() && place.is_some() && eyes.gate.places().declared(path).is_some() {
+        secret = eyes.gate.places().known(path).ok_or(gone)?;
+    }
     let version = secret.version(number).ok_or(gone)?;
     match eyes.version(path, &secret, version, place.map(|place| &place.field)) {
         Listing::Visible => Ok(()),

@@ -74,7 +74,7 @@ impl Tree {
             }
             Err(refusal) => return OpenFile::Done(Err(refusal)),
         };
-        let target = self.target(&place);
+        let target = self.target(caller, &place);
         if self.counts().handles >= self.options.handles_max {
             let refusal = Refusal::new(Outcome::OverLimit, Reason::InFlight);
             return OpenFile::Done(Err(self.gate().refuse_open(caller, &target, refusal)));
@@ -137,13 +137,13 @@ impl Tree {
         if open.is_revoked() {
             return Reading::Refused(self.gate().refuse_read(
                 caller,
-                &self.target(&open.place),
+                &self.target(caller, &open.place),
                 handle,
                 Refusal::new(Outcome::Revoked, Reason::Command),
             ));
         }
         let reader = caller.witness();
-        let target = Target { standing: open.standing, ..self.target(&open.place) };
+        let target = Target { standing: open.standing, ..self.target(caller, &open.place) };
         let answer = if open.is_recorded(reader) {
             self.gate().may_go_on_reading(caller, &target, handle)
         } else {
@@ -169,7 +169,7 @@ impl Tree {
             return Reading::Refused(Refusal::new(Outcome::Revoked, Reason::NotFound));
         };
         // A version opened within its hold had no stage to record: it was opened by those that it had lost.
-        let known = self.target(&place);
+        let known = self.target(caller, &place);
         let lost = known.standing.lost.map_or(StageSet::EMPTY, |(_, lost)| lost);
         let standing = Standing { held: if held.is_empty() { lost } else { held }, lost: None };
         let target = Target { standing, ..known };
@@ -200,8 +200,8 @@ impl Tree {
     }
 
     /// What is asked of the gate for a field.
-    pub(super) fn target(&self, place: &FieldPlace) -> Target {
-        let known = self.gate().places().known(&place.secret);
+    pub(super) fn target(&self, caller: &Caller<'_>, place: &FieldPlace) -> Target {
+        let known = self.gate().known_to(&self.gate().policy(), caller, &place.secret);
         let version = known.as_ref().and_then(|secret| secret.version(place.version));
         let standing = match (&known, version) {
             (Some(secret), Some(version)) => secret.standing(version),

@@ -24,7 +24,7 @@ impl<'a> Eyes<'a> {
         if !self.policy.may_list(self.facts, path) {
             return None;
         }
-        self.gate.places().known(path).filter(|secret| !secret.deleted)
+        self.gate.known_to(&self.policy, self.facts, path).filter(|secret| !secret.deleted)
     }
 
     /// How `version` (or one field of it) appears.

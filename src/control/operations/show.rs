@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::access::{Actor, Gate, Opening, Reader, Refusal, Target};
 use crate::model::{FieldName, Outcome, Secret, SecretPath, Stage, Standing, VersionInfo};
 use crate::policy::{Action, Decision, Listing, Request};
+use crate::store::{LeaseInfo, Store};
 
 use super::super::fault::kind_of;
 use super::super::{Answer, CommandFault, Kind, ListedField, Payload, VersionRow, Which};
@@ -45,7 +46,12 @@ impl Sight<'_> {
 
     /// The secret, if it is there for the actor; what is hidden is answered exactly as what does not exist.
     fn secret(&self, path: &SecretPath) -> Result<Arc<Secret>, CommandFault> {
-        let known = self.gate.places().known(path).filter(|secret| self.sees(path, secret));
+        // Of what is minted for each consumer, somebody at the socket is shown what is his.
+        let known = match self.actor {
+            Actor::Peer(caller) => self.gate.known_to(&self.gate.policy(), *caller, path),
+            Actor::Owner(_) => self.gate.places().known(path),
+        };
+        let known = known.filter(|secret| self.sees(path, secret));
         known.ok_or_else(|| {
             CommandFault::not_found(format!("{path} does not exist: `credfs ls` shows what does"))
         })
@@ -95,6 +101,10 @@ fn visible_fields(sight: &Sight<'_>, path: &SecretPath, secret: &Secret) -> Vec<
 pub(super) fn versions(gate: &Gate, actor: &Actor<'_>, path: &SecretPath) -> Result<Answer, CommandFault> {
     let sight = Sight { gate, actor };
     let secret = sight.secret(path)?;
+    if let Some((_, store)) = gate.places().declared(path) {
+        let rows = minted_rows(&sight, path, &secret, store.as_ref());
+        return Ok(Answer::Versions { secret: path.clone(), versions: rows });
+    }
     let rows = secret
         .versions
         .iter()
@@ -102,6 +112,39 @@ pub(super) fn versions(gate: &Gate, actor: &Actor<'_>, path: &SecretPath) -> Res
         .map(|version| row(&sight, path, &secret, version))
         .collect();
     Ok(Answer::Versions { secret: path.clone(), versions: rows })
+}
+
+/// What was minted at `path`: all of it for who administers it, else what is the actor's own.
+fn minted_rows(
+    sight: &Sight<'_>,
+    path: &SecretPath,
+    own: &Arc<Secret>,
+    store: &dyn Store,
+) -> Vec<VersionRow> {
+    let administers = sight.administers(path);
+    let whole = if administers { sight.gate.places().known(path) } else { None };
+    let shown = whole.as_ref().unwrap_or(own);
+    let leases = store.leases();
+    let mut rows = Vec::new();
+    for version in shown.versions.iter() {
+        let of_this = |lease: &&LeaseInfo| {
+            lease.version == version.number
+                && sight.gate.places().tree_path(store.name(), &lease.secret).as_ref() == Some(path)
+        };
+        let lease = leases.iter().find(of_this);
+        // A number that was promised is no version yet.
+        let is_minted = lease.is_some() || version.revoked;
+        if !is_minted || !(administers || sight.sees_version(path, &own.standing(version), None)) {
+            continue;
+        }
+        rows.push(VersionRow {
+            stages: lease.and_then(|lease| lease.stage).into_iter().collect(),
+            consumer: lease.map(|lease| lease.consumer.clone()),
+            expires: lease.and_then(|lease| lease.expires).map(crate::model::UnixTime::rfc3339),
+            ..row(sight, path, shown, version)
+        });
+    }
+    rows
 }
 
 fn row(sight: &Sight<'_>, path: &SecretPath, secret: &Secret, version: &VersionInfo) -> VersionRow {
@@ -122,6 +165,8 @@ fn row(sight: &Sight<'_>, path: &SecretPath, secret: &Secret, version: &VersionI
             version.state
         },
         fields,
+        consumer: None,
+        expires: None,
     }
 }
 

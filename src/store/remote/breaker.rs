@@ -11,7 +11,7 @@ use crate::store::StoreFault;
 /// Longest that an engine is left alone because it asked for it.
 const LEAVE_ALONE_MAX: Duration = Duration::from_secs(30);
 
-pub(super) struct Breaker {
+pub(in crate::store) struct Breaker {
     failures_max: u32,
     probe_every_us: i64,
     /// Whether it is open, for a look without the lock.
@@ -39,7 +39,7 @@ fn micros(span: Duration) -> i64 {
 }
 
 impl Breaker {
-    pub(super) fn new(failures_max: u32, probe_every: Duration) -> Self {
+    pub(in crate::store) fn new(failures_max: u32, probe_every: Duration) -> Self {
         Self {
             failures_max: failures_max.max(1),
             probe_every_us: micros(probe_every),
@@ -49,7 +49,7 @@ impl Breaker {
     }
 
     /// Why the engine is left alone; `None`: it is not.
-    pub(super) fn fault(&self) -> Option<StoreFault> {
+    pub(in crate::store) fn fault(&self) -> Option<StoreFault> {
         if !self.is_open.load(Ordering::Acquire) {
             return None;
         }
@@ -67,18 +67,18 @@ impl Breaker {
     }
 
     /// Whether the engine is left alone.
-    pub(super) fn is_open(&self) -> bool {
+    pub(in crate::store) fn is_open(&self) -> bool {
         self.is_open.load(Ordering::Acquire)
     }
 
     /// Whether the last request had no answer.
-    pub(super) fn is_doubted(&self) -> bool {
+    pub(in crate::store) fn is_doubted(&self) -> bool {
         self.is_open() || self.state.lock().failures > 0
     }
 
     /// Lets a request through, or says why not. While the breaker is open one request in each interval is let through
     /// to try, unless somebody probes (`is_probed`).
-    pub(super) fn admit(&self, now_us: i64, is_probed: bool) -> Result<(), StoreFault> {
+    pub(in crate::store) fn admit(&self, now_us: i64, is_probed: bool) -> Result<(), StoreFault> {
         if !self.is_open() {
             return Ok(());
         }
@@ -92,17 +92,17 @@ impl Breaker {
     }
 
     /// When an open breaker is to be tried; `None`: it is closed.
-    pub(super) fn try_at_us(&self) -> Option<i64> {
+    pub(in crate::store) fn try_at_us(&self) -> Option<i64> {
         self.state.lock().open.as_ref().map(|open| open.until_us)
     }
 
     /// When the engine last answered.
-    pub(super) fn answered_us(&self) -> Option<i64> {
+    pub(in crate::store) fn answered_us(&self) -> Option<i64> {
         self.state.lock().answered_us
     }
 
     /// The engine answered. Returns whether it had been given up.
-    pub(super) fn answered(&self, now_us: i64) -> bool {
+    pub(in crate::store) fn answered(&self, now_us: i64) -> bool {
         let mut state = self.state.lock();
         state.failures = 0;
         state.answered_us = Some(now_us);
@@ -111,7 +111,7 @@ impl Breaker {
     }
 
     /// The engine gave no answer. `is_decisive`: one such is enough. Returns whether it is given up by this.
-    pub(super) fn failed(
+    pub(in crate::store) fn failed(
         &self,
         fault: &StoreFault,
         retry_after: Option<Duration>,

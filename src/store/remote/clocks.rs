@@ -31,7 +31,7 @@ impl Clocks {
     }
 
     /// Microseconds since boot. Signed: what is older than this boot lies before it.
-    pub(super) fn now_us(&self) -> i64 {
+    pub(in crate::store) fn now_us(&self) -> i64 {
         i64::try_from((self.boot_us)()).unwrap_or(i64::MAX)
     }
 

@@ -6,7 +6,7 @@
 //! `cache_file`.
 
 mod asking;
-mod breaker;
+pub(super) mod breaker;
 mod cache_file;
 mod changing;
 mod clocks;

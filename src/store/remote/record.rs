@@ -50,7 +50,7 @@ pub(super) fn of_secret(mark: &Mark, entry: &Entry) -> Record {
     let secret = &entry.secret;
     let mut out = begun(SECRET, mark, 256);
     out.text(secret.path.as_str()).u8(u8::from(entry.is_described)).u8(u8::from(entry.is_numbered));
-    out.option(entry.reader.as_ref(), |out, login| out.text(&login.0));
+    out.option(entry.reader.as_ref(), |out, login| out.text(login.as_str()));
     out.u8(u8::from(secret.deleted)).time(secret.changed);
     out.version(secret.current).version(secret.previous).version(secret.next);
     let ownership = &secret.ownership;
@@ -79,7 +79,7 @@ pub(super) fn of_secret(mark: &Mark, entry: &Entry) -> Record {
 pub(super) fn of_value(mark: &Mark, path: &SecretPath, held: &Held) -> Record {
     let values: usize = held.fields.iter().map(|(name, value)| name.as_str().len() + value.len() + 16).sum();
     let mut out = begun(VALUE, mark, values + path.as_str().len() + 256);
-    out.text(&held.login.0).text(path.as_str()).version(Some(held.version));
+    out.text(held.login.as_str()).text(path.as_str()).version(Some(held.version));
     out.i64(mark.boot_us.saturating_sub(held.vouched_us));
     out.option(held.request_id.as_deref(), |out, id| out.text(id));
     out.u32(u32::try_from(held.fields.len()).unwrap_or(0));
@@ -92,7 +92,7 @@ pub(super) fn of_value(mark: &Mark, path: &SecretPath, held: &Held) -> Record {
 /// A value that its engine gave again.
 pub(super) fn of_vouched(mark: &Mark, path: &SecretPath, held: &Held) -> Record {
     let mut out = begun(VOUCHED, mark, 128);
-    out.text(&held.login.0).text(path.as_str()).version(Some(held.version));
+    out.text(held.login.as_str()).text(path.as_str()).version(Some(held.version));
     out.done()
 }
 
@@ -104,7 +104,7 @@ pub(super) fn of_dropped(
     version: Option<Version>,
 ) -> Record {
     let mut out = begun(DROPPED, mark, 128);
-    out.text(login.map_or("", |login| &login.0)).text(path.as_str()).version(version);
+    out.text(login.map_or("", |login| login.as_str())).text(path.as_str()).version(version);
     out.done()
 }
 
@@ -222,7 +222,7 @@ impl Reading {
             .map(|((path, login, version), value)| {
                 let age_us = line_us.saturating_sub(value.vouched_line_us);
                 let held = Held {
-                    login: Login(Arc::from(login)),
+                    login: Login::named(&login),
                     version,
                     fields: value.fields,
                     vouched_us: now_us.saturating_sub(age_us),
@@ -247,7 +247,7 @@ fn read_value(bytes: &[u8]) -> Option<SecretBytes> {
 
 fn read_secret(from: &mut In<'_>) -> Option<ReadSecret> {
     let (is_described, is_numbered) = (from.u8()? != 0, from.u8()? != 0);
-    let reader = from.option(|from| from.text().map(|text| Login(text.into())))?;
+    let reader = from.option(|from| from.text().map(Login::named))?;
     let (deleted, changed) = (from.u8()? != 0, from.time()?);
     let (current, previous, next) = (from.version()?, from.version()?, from.version()?);
     let owner = from.option(|from| from.text().map(str::to_owned))?;

@@ -4,8 +4,9 @@
 mod change;
 mod change_plain;
 mod kv;
-mod login;
+pub(super) mod login;
 mod metadata;
+mod minting;
 mod options;
 mod pins;
 mod server;

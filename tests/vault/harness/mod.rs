@@ -5,14 +5,18 @@ mod between;
 mod certificates;
 mod directory;
 mod heard;
+mod postgres;
 mod store;
+mod unit;
 
 pub(crate) use bao::{Bao, Cluster, Secured};
 pub(crate) use between::{Between, Does, silent_port};
 pub(crate) use certificates::Certificates;
 pub(crate) use directory::Directory;
 pub(crate) use heard::heard;
+pub(crate) use postgres::Postgres;
 pub(crate) use store::{Opened, field, options, path, put, put_staged, read_text, token_login, version};
+pub(crate) use unit::Unit;
 
 use std::net::TcpListener;
 

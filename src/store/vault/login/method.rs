@@ -72,15 +72,23 @@ impl Account {
 
     /// Sends a call under this login. Where the server knows the token no more, it is tried once more under a new one.
     pub(in crate::store::vault) async fn ask(self: &Arc<Self>, call: &Call) -> Result<Answered, SourceFault> {
+        self.ask_held(call).await.map(|(answered, _)| answered)
+    }
+
+    /// As [`Self::ask`], and under which session it was answered.
+    pub(in crate::store::vault) async fn ask_held(
+        self: &Arc<Self>,
+        call: &Call,
+    ) -> Result<(Answered, Arc<Session>), SourceFault> {
         let session = self.session().await?;
         let answered = self.server.send(Some(token_of(&session)), call).await?;
         if answered.status() != 403 || !self.is_at_an_end(&session).await {
-            return Ok(answered);
+            return Ok((answered, session));
         }
         let session = self.session().await?;
         let answered = self.server.send(Some(token_of(&session)), call).await?;
         self.note_second_try(answered.status() != 403);
-        Ok(answered)
+        Ok((answered, session))
     }
 }
 

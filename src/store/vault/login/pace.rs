@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// A span of between `least` and `most` times `span`.
-pub(super) fn between(span: Duration, least: f64, most: f64) -> Duration {
+pub(in crate::store) fn between(span: Duration, least: f64, most: f64) -> Duration {
     let mut bytes = [0_u8; 4];
     // Without random bytes it is the middle.
     let share = match getrandom::fill(&mut bytes) {
@@ -14,7 +14,7 @@ pub(super) fn between(span: Duration, least: f64, most: f64) -> Duration {
 }
 
 /// How long to wait after the `tries`-th failure in a row: `first`, doubled each time, up to `most`.
-pub(super) fn pause(tries: u32, first: Duration, most: Duration) -> Duration {
+pub(in crate::store) fn pause(tries: u32, first: Duration, most: Duration) -> Duration {
     let doubled = first.saturating_mul(1 << tries.saturating_sub(1).min(16));
     between(doubled.min(most), 0.75, 1.25)
 }

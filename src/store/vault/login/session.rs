@@ -16,7 +16,7 @@ use crate::store::{SourceFault, StoreFault};
 const MARGIN_MAX: Duration = Duration::from_secs(2);
 
 /// A token, as long as it is good. It has no Debug, Clone or Serialize, and is wiped when dropped.
-pub(super) struct Session {
+pub(in crate::store::vault) struct Session {
     pub(super) token: SecretBytes,
     /// The server's public name for the token.
     pub(super) accessor: Option<String>,

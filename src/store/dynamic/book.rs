@@ -1,0 +1,230 @@
+//! The leases on disk: sealed, and written before what was minted is handed out, so that a process that dies leaves its
+//! successor what to renew or to end.
+//!
+//! ```text
+//! record = u32 length of the note, little endian | note, as JSON | the values that it names, one after the other
+//! ```
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::table::{Minted, Owner, Phase};
+use crate::model::{Consumer, FieldName, SecretBytes, SecretPath, UnixTime};
+use crate::store::sealed::{Key, KeySource, SealedLog, files};
+use crate::store::{LeaseHandle, StoreFault};
+
+const PURPOSE: &[u8] = b"credfs leases 1";
+/// From which length on the file is looked at whether most of it is about leases that are gone, in bytes.
+const SHORTEN_FROM_BYTES: u64 = 256 * 1024;
+
+/// What is written down.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Note {
+    /// A version was minted.
+    Minted(Box<MintedNote>),
+    /// It lives longer.
+    Renewed { number: u32, ends: Ends },
+    /// Another version took its place.
+    Lost { number: u32, when: UnixTime },
+    /// It is to be ended at the server.
+    Ending { number: u32 },
+    /// It is refused to everyone, by command.
+    Revoked { number: u32 },
+    /// Nothing is left of it at the server.
+    Gone { number: u32 },
+    /// Numbers below this one may have been handed out.
+    Below { number: u32 },
+}
+
+/// When a lease ends, by both clocks: the one of this boot, and the wall clock for after the next.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Ends {
+    pub(super) boot_id: String,
+    pub(super) boot_us: i64,
+    pub(super) wall: UnixTime,
+}
+
+/// All that must be known of a version to go on with it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct MintedNote {
+    pub(super) number: u32,
+    pub(super) path: SecretPath,
+    pub(super) account: String,
+    pub(super) consumer: Consumer,
+    pub(super) boot_id: String,
+    pub(super) handle: LeaseHandle,
+    pub(super) shown: UnixTime,
+    pub(super) ends: Option<Ends>,
+    pub(super) length_us: Option<u64>,
+    pub(super) is_renewable: bool,
+    /// When the session that it hangs on ends, as far as was known when this was written.
+    pub(super) session_ends: Option<Ends>,
+    pub(super) request_id: Option<String>,
+    fields: Vec<(FieldName, usize)>,
+}
+
+/// One version as the file has it.
+pub(super) struct Kept {
+    pub(super) note: MintedNote,
+    pub(super) fields: Box<[(FieldName, SecretBytes)]>,
+    pub(super) lost: Option<UnixTime>,
+    pub(super) is_ending: bool,
+    pub(super) is_revoked: bool,
+}
+
+/// Everything that the file has.
+#[derive(Default)]
+pub(super) struct Found {
+    pub(super) kept: BTreeMap<u32, Kept>,
+    pub(super) below: u32,
+    pub(super) is_damaged: bool,
+}
+
+/// The open file.
+pub(super) struct Book {
+    log: SealedLog,
+}
+
+impl Book {
+    /// Opens the file at `path`; its key lies beside it, and is made where there is none.
+    pub(super) fn open(path: &Path, wait: Duration) -> Result<(Self, Found), StoreFault> {
+        let key_path = files::beside(path, ".key");
+        let key = match KeySource::File(key_path.clone()).read() {
+            Err(StoreFault::Sealed(_)) if !path.exists() => {
+                let key = Key::generate()?;
+                key.write_new_file(&key_path)?;
+                key
+            }
+            read => read?,
+        };
+        let mut found = Found::default();
+        let (log, of_file) = SealedLog::open(path, key, PURPOSE, wait, &mut |record| {
+            // One of a later kind is passed over.
+            let _ = found.read(record);
+        })?;
+        found.is_damaged = of_file.is_damaged;
+        Ok((Self { log }, found))
+    }
+
+    /// Notes that a version was minted; stored for good when this returns.
+    pub(super) fn add_minted(
+        &mut self,
+        note: &Note,
+        fields: &[(FieldName, SecretBytes)],
+    ) -> Result<(), StoreFault> {
+        self.log.add(&record(note, fields)?, true)
+    }
+
+    /// Notes anything else. Lost with the power it does no harm: the next process asks the server.
+    pub(super) fn add(&mut self, note: &Note) -> Result<(), StoreFault> {
+        self.log.add(&record(note, &[])?, false)
+    }
+
+    /// Whether most of the file is about what is gone.
+    pub(super) fn is_long(&self, live: usize) -> bool {
+        self.log.bytes() > SHORTEN_FROM_BYTES.max(live as u64 * 16 * 1024)
+    }
+
+    /// Writes the file anew, with nothing but `records`.
+    pub(super) fn replace(&mut self, records: Vec<Zeroizing<Vec<u8>>>) -> Result<(), StoreFault> {
+        self.log.replace(&mut records.into_iter())
+    }
+}
+
+/// Everything that says of a version what is to be known of it.
+pub(super) fn records_of(
+    owner: &Owner,
+    boot_id: &str,
+    minted: &Minted,
+) -> Result<Vec<Zeroizing<Vec<u8>>>, StoreFault> {
+    let number = minted.number;
+    let mut records = vec![record(&note_of(owner, boot_id, minted), &minted.fields)?];
+    if let Some(when) = minted.lost {
+        records.push(record(&Note::Lost { number, when }, &[])?);
+    }
+    if minted.is_revoked {
+        records.push(record(&Note::Revoked { number }, &[])?);
+    }
+    if matches!(minted.phase, Phase::Ending { .. }) {
+        records.push(record(&Note::Ending { number }, &[])?);
+    }
+    Ok(records)
+}
+
+pub(super) fn below(number: u32) -> Result<Zeroizing<Vec<u8>>, StoreFault> {
+    record(&Note::Below { number }, &[])
+}
+
+/// What is noted when a version was minted.
+pub(super) fn note_of(owner: &Owner, boot_id: &str, minted: &Minted) -> Note {
+    Note::Minted(Box::new(MintedNote {
+        number: minted.number,
+        path: owner.path.clone(),
+        account: owner.account.to_string(),
+        consumer: (*owner.consumer).clone(),
+        boot_id: boot_id.to_owned(),
+        handle: minted.handle.clone(),
+        shown: minted.shown,
+        ends: minted.ends.clone(),
+        length_us: minted.length.map(|length| u64::try_from(length.as_micros()).unwrap_or(u64::MAX)),
+        is_renewable: minted.is_renewable,
+        session_ends: minted.session_ends.clone(),
+        request_id: minted.request_id.as_deref().map(str::to_owned),
+        fields: minted.fields.iter().map(|(name, value)| (name.clone(), value.len())).collect(),
+    }))
+}
+
+fn record(note: &Note, fields: &[(FieldName, SecretBytes)]) -> Result<Zeroizing<Vec<u8>>, StoreFault> {
+    let failed = |_| StoreFault::Io("a lease could not be written down".into());
+    let text = serde_json::to_vec(note).map_err(|error| failed(error.to_string()))?;
+    let length = u32::try_from(text.len()).map_err(|error| failed(error.to_string()))?;
+    let values: usize = fields.iter().map(|(_, value)| value.len()).sum();
+    // As long as it will be from the beginning: grown, it would leave copies behind.
+    let mut record = Zeroizing::new(Vec::with_capacity(4 + text.len() + values));
+    record.extend_from_slice(&length.to_le_bytes());
+    record.extend_from_slice(&text);
+    fields.iter().for_each(|(_, value)| record.extend_from_slice(value.expose()));
+    Ok(record)
+}
+
+impl Found {
+    /// Takes in one record. `None`: a later version of credfs wrote it, and it is passed over.
+    fn read(&mut self, record: &[u8]) -> Option<()> {
+        let length = u32::from_le_bytes(record.get(..4)?.try_into().ok()?) as usize;
+        let rest = record.get(4 + length..)?;
+        match serde_json::from_slice::<Note>(record.get(4..4 + length)?).ok()? {
+            Note::Minted(note) => {
+                let fields = values(&note.fields, rest)?;
+                self.below = self.below.max(note.number.saturating_add(1));
+                let kept = Kept { note: *note, fields, lost: None, is_ending: false, is_revoked: false };
+                self.kept.insert(kept.note.number, kept);
+            }
+            Note::Renewed { number, ends } => self.kept.get_mut(&number)?.note.ends = Some(ends),
+            Note::Lost { number, when } => self.kept.get_mut(&number)?.lost = Some(when),
+            Note::Ending { number } => self.kept.get_mut(&number)?.is_ending = true,
+            Note::Revoked { number } => self.kept.get_mut(&number)?.is_revoked = true,
+            Note::Gone { number } => drop(self.kept.remove(&number)),
+            Note::Below { number } => self.below = self.below.max(number),
+        }
+        Some(())
+    }
+}
+
+fn values(fields: &[(FieldName, usize)], mut bytes: &[u8]) -> Option<Box<[(FieldName, SecretBytes)]>> {
+    let mut read = Vec::with_capacity(fields.len());
+    for (name, length) in fields {
+        let value = bytes.get(..*length)?;
+        bytes = bytes.get(*length..)?;
+        let filled: Result<_, ()> = SecretBytes::filled_by(*length, |into| {
+            into.copy_from_slice(value);
+            Ok(())
+        });
+        read.push((name.clone(), filled.ok()?));
+    }
+    Some(read.into())
+}

@@ -1,0 +1,31 @@
+//! A session on which a lease hangs: the server ends both together.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::account::Account;
+use super::session::Session;
+use crate::store::Tenure;
+
+/// A session and whose it is.
+pub(in crate::store::vault) struct Held {
+    account: Arc<Account>,
+    session: Arc<Session>,
+}
+
+impl Held {
+    pub(in crate::store::vault) fn new(account: Arc<Account>, session: Arc<Session>) -> Self {
+        Self { account, session }
+    }
+}
+
+impl Tenure for Held {
+    fn keep(&self) -> bool {
+        self.session.note_use();
+        self.account.is_current(&self.session)
+    }
+
+    fn remaining(&self) -> Option<Duration> {
+        self.session.remaining()
+    }
+}
