@@ -30,7 +30,9 @@ impl Dynamic {
             let minted = minted.ok_or_else(|| StoreFault::NoVersion(secret.clone(), version))?;
             minted.is_revoked = true;
             if minted.phase == Phase::Live {
-                minted.phase = Phase::Ending { at_us: self.now_us(), reason: Reason::Command };
+                // It is done right here: nobody else begins with it meanwhile, so that its end is known when this returns.
+                let at_us = self.now_us() + super::micros(self.options.answer_within);
+                minted.phase = Phase::Ending { at_us, reason: Reason::Command };
             }
             (before, table.whole(secret))
         };
@@ -56,14 +58,14 @@ impl Dynamic {
     /// Ends every lease at the server, for at most `within`. What could not be ended by then is when we start again.
     /// Returns how many are left.
     pub async fn end_all(self: &Arc<Self>, within: Duration) -> usize {
-        let now_us = self.now_us();
+        let at_us = self.now_us() + super::micros(within);
         let numbers: Vec<u32> = {
             let mut table = self.table.lock();
             let mut numbers = Vec::new();
             for holding in table.holdings.values_mut() {
                 for minted in &mut holding.versions {
                     if minted.phase == Phase::Live {
-                        minted.phase = Phase::Ending { at_us: now_us, reason: Reason::Shutdown };
+                        minted.phase = Phase::Ending { at_us, reason: Reason::Shutdown };
                     }
                     if matches!(minted.phase, Phase::Ending { .. }) {
                         numbers.push(minted.number);
