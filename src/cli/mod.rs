@@ -13,6 +13,7 @@ mod instance;
 mod learn;
 mod output;
 mod secrets;
+mod server_policy;
 mod stores;
 
 use std::io::IsTerminal;
@@ -114,7 +115,10 @@ fn dispatch(context: &Context, verb: Verb) -> Result<Exit, CommandFault> {
         Verb::Refresh { path } => instance::refresh(context, path.as_deref()),
         Verb::Check => instance::check(context),
         Verb::Explain(options) => explain::explain(context, &options),
-        Verb::Learn { since } => learn::learn(context, &since),
+        Verb::Learn(options) => match &options.store {
+            Some(store) => server_policy::server_policy(context, store, &options),
+            None => learn::learn(context, &options.since),
+        },
         Verb::WhoRead(options) => audit::who_read(context, &options),
         Verb::Audit(verb) => audit::audit(context, verb),
         Verb::Backup { file, store } => stores::backup(context, &file, store),

@@ -1,6 +1,7 @@
 //! Who may do what: grants only, denied by default. Facts in, decision out. It may touch no file but those
 //! [`Policy::load`] is given, resolves names only there, and never asks a clock.
 
+mod acl;
 mod assumed;
 mod below;
 mod decide;
@@ -17,6 +18,7 @@ mod names;
 mod pattern;
 mod read_grant;
 mod read_identity;
+mod server;
 mod view;
 
 use std::collections::BTreeMap;
@@ -33,6 +35,7 @@ pub use load::{Loaded, Options};
 pub use login::{LoginFile, LoginMethod, LoginSpec};
 pub use names::{Names, SystemNames};
 pub use pattern::{Pattern, PatternFault};
+pub use server::{ServerPolicy, ServerPolicyFault, ServerRule, ServerStore};
 pub use view::View;
 
 use grant::Grant;

@@ -23,7 +23,7 @@ pub enum PatternFault {
 
 /// What one place of a pattern lets through.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Element {
+pub(super) enum Element {
     /// Exactly this name.
     Name(Box<str>),
     /// A name of this shape: `*` is any number of characters.
@@ -130,6 +130,12 @@ impl Pattern {
             return false;
         }
         // Every element admits some name, so a path exists as soon as one element is left over.
+        let alive = self.alive_below(directory);
+        self.reached(&alive).any(|at| at < self.elements.len())
+    }
+
+    /// The places that may come next after the names of `directory`.
+    fn alive_below(&self, directory: &str) -> Vec<bool> {
         let mut alive = vec![false; self.elements.len() + 1];
         if let Some(first) = alive.first_mut() {
             *first = true;
@@ -146,7 +152,19 @@ impl Pattern {
             }
             alive = next;
         }
-        self.reached(&alive).any(|at| at < self.elements.len())
+        alive
+    }
+
+    /// What is left of the pattern below `directory` (`""`: all of it), as alternatives; each stands for at least one name.
+    /// [`Element::AnyNames`] follows an [`Element::AnyName`] in each.
+    pub(super) fn rest_below(&self, directory: &str) -> Vec<Vec<Element>> {
+        let alive = self.alive_below(directory);
+        let rests = self.reached(&alive).filter_map(|at| match self.elements.get(at..)? {
+            [] => None,
+            rest @ [Element::AnyNames, ..] => Some([&[Element::AnyName], rest].concat()),
+            rest => Some(rest.to_vec()),
+        });
+        rests.collect()
     }
 
     /// The places that are alive, also those reached by letting [`Element::AnyNames`] stand for none.

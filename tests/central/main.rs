@@ -8,6 +8,7 @@ mod harness;
 #[path = "../vault/harness/mod.rs"]
 mod servers;
 
+mod learn;
 mod logins;
 mod outages;
 mod place;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 pub(super) use secrets::{Destroying, Getting, Put, Revoking, Rollback, VersionOf};
-pub(super) use upkeep::{AuditVerb, Dev, Explain, Init, Logged, Restoring, Verify, WhoRead};
+pub(super) use upkeep::{AuditVerb, Dev, Explain, Init, Learn, Logged, Restoring, Verify, WhoRead};
 
 const AFTER: &str = "\
 First steps:
@@ -167,15 +167,18 @@ pub(super) enum Verb {
     )]
     Explain(Box<Explain>),
     /// Propose grants for what the audit log says was refused. The proposal is a policy file to be read by a person,
-    /// never put in force by itself.
+    /// never put in force by itself. With --store: print what the grants in force mean as policies of that store's server.
+    ///
+    /// With --store NAME nothing is learned from the log. For each login that credfs has at the Vault or OpenBao server
+    /// behind NAME it prints the policy (HCL) that lets that login do what the local grants let its identities do, and no
+    /// more: least privilege on both sides. The machine's login lists and describes for all, makes every change, and
+    /// reads for the identities that have no login of their own; an identity's own login reads for that one. The server
+    /// is not needed. Where its language has no equal for a pattern (a star within a name, ** before another name) the
+    /// policy says so in a comment that begins with WIDER, and prints the narrowest that lets everything granted through.
     #[command(
-        after_help = "Examples:\n  credfs learn --since 1h\n  credfs learn --since 1d > /etc/credfs/policy.d/proposed.toml"
+        after_help = "Examples:\n  credfs learn --since 1h\n  credfs learn --since 1d > /etc/credfs/policy.d/proposed.toml\n  credfs learn --store central\n  credfs learn --store central --login machine | bao policy write credfs-central-machine -\n  credfs learn --store central --login identity:orders | bao policy write credfs-central-orders -"
     )]
-    Learn {
-        /// How far to look back: a span such as 7d, or a time (RFC 3339).
-        #[arg(long, default_value = "1d", value_name = "SPAN")]
-        since: String,
-    },
+    Learn(Learn),
     /// Say who has read a secret, from the audit log. Commands that handed out a value count as well.
     ///
     /// A fact stands in a record only where it was read for the decision: uid, gid, process, unit and container always;

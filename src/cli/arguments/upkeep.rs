@@ -166,3 +166,23 @@ pub(crate) struct Verify {
 fn version(text: &str) -> Result<Version, String> {
     text.parse().map_err(|()| "not a number from 1".to_owned())
 }
+
+#[derive(Args)]
+pub(crate) struct Learn {
+    /// How far to look back: a span such as 7d, or a time (RFC 3339).
+    #[arg(long, default_value = "1d", value_name = "SPAN", conflicts_with = "store")]
+    pub(crate) since: String,
+    /// Print the policies of the server behind this store instead.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) store: Option<String>,
+    /// Only the policy of this login: machine, or identity:NAME.
+    #[arg(long, value_name = "LOGIN", requires = "store")]
+    pub(crate) login: Option<String>,
+    /// The version of the KV engine at the store's mount.
+    #[arg(long, value_name = "VERSION", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=2), requires = "store")]
+    pub(crate) kv: u8,
+    /// Give the machine's login the rights of root and of the configuration's owner as well, who may administer every
+    /// secret.
+    #[arg(long, requires = "store")]
+    pub(crate) administrator: bool,
+}
