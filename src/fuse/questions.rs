@@ -12,13 +12,15 @@ const QUESTIONS_MAX: u32 = 32;
 /// The questions of one LOOKUP.
 #[derive(Clone)]
 pub(super) struct Questions {
-    until: Instant,
+    deadline: Duration,
+    /// When they must be answered, from the first one on: most names need none, and no look at the clock.
+    until: Option<Instant>,
     left: u32,
 }
 
 impl Questions {
-    pub(super) fn of(deadline: Duration) -> Self {
-        Self { until: Instant::now() + deadline, left: QUESTIONS_MAX }
+    pub(super) const fn of(deadline: Duration) -> Self {
+        Self { deadline, until: None, left: QUESTIONS_MAX }
     }
 
     pub(super) const fn may_ask(&self) -> bool {
@@ -28,7 +30,8 @@ impl Questions {
     /// Waits for the answer, no longer than the request may take.
     pub(super) async fn put(&mut self, asking: Asking) -> Result<(), Refusal> {
         self.left -= 1;
-        tokio::time::timeout_at(self.until.into(), asking)
+        let until = *self.until.get_or_insert_with(|| Instant::now() + self.deadline);
+        tokio::time::timeout_at(until.into(), asking)
             .await
             .unwrap_or(Err(Refusal::new(Outcome::Timeout, Reason::Deadline)))
     }

@@ -34,8 +34,10 @@ pub struct Attributes {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// Exact size, in bytes.
+    /// Size, in bytes.
     pub size_bytes: u64,
+    /// Whether that is exact. Before a field was fetched a remote store may not say its length, and a limit is shown.
+    pub is_size_exact: bool,
     /// Time of modification, change and access alike.
     pub time: UnixTime,
     /// Hard links: 1 for files, which cron demands; 1 for directories too, which says "not counted" (as btrfs does).
@@ -88,6 +90,7 @@ impl Tree {
             uid: self.options.directory_uid,
             gid: self.options.directory_gid,
             size_bytes,
+            is_size_exact: true,
             time,
             links: 1,
         };
@@ -143,17 +146,9 @@ impl Tree {
             uid,
             gid,
             size_bytes,
+            is_size_exact: bytes.is_some(),
             time: version.shown_since(),
             links: 1,
-        })
-    }
-
-    /// Whether the length of a field is known. Before it was fetched a remote store may not say it.
-    pub(super) fn is_length_known(&self, place: &FieldPlace) -> bool {
-        let known = self.gate.places().known(&place.secret);
-        known.is_none_or(|secret| {
-            let field = secret.version(place.version).and_then(|version| version.field(&place.field));
-            field.is_none_or(|field| field.bytes.is_some())
         })
     }
 

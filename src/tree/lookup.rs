@@ -94,7 +94,7 @@ impl Tree {
         let entry_lifetime = if public { self.options.public_entry_lifetime } else { Duration::ZERO };
         let attribute_lifetime = match node {
             // A limit is shown until the length is known, and is to be asked for again.
-            Node::Field(place) | Node::View(_, place) if !self.is_length_known(place) => Duration::ZERO,
+            Node::Field(_) | Node::View(..) if !attributes.is_size_exact => Duration::ZERO,
             Node::Field(_) | Node::View(..) => self.options.attribute_lifetime,
             Node::Notices => Duration::ZERO,
             _ => DIRECTORY_ATTRIBUTES.min(self.options.public_entry_lifetime),
