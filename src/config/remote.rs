@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::settings::is_default;
 use super::{KeySetting, Trusted};
 use crate::document::Section;
+use crate::store::RemoteOptions;
 
 /// The keys of `[stores.NAME]` that every remote kind has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,23 +63,24 @@ impl RemoteSettings {
     pub fn usual(name: &str, config_file: &Path) -> Self {
         let directory = config_file.parent().unwrap_or(Path::new("/"));
         let directory = if is_default(config_file) { Path::new("/var/lib/credfs") } else { directory };
-        let hour = Duration::from_secs(3600);
+        let state_file = directory.join(format!("{name}.numbers"));
+        let usual = RemoteOptions::new(&state_file);
         Self {
-            fresh_for: Duration::from_secs(10),
-            grace: hour,
-            grace_low: hour,
-            grace_medium: hour,
-            grace_high: hour,
-            answer_within: Duration::from_secs(3),
-            failures_max: 3,
-            probe_every: Duration::from_millis(800),
-            requests_per_minute_max: 450,
-            poll_every_min: Duration::from_secs(1),
-            in_use_for: hour,
-            list_every: Duration::from_secs(300),
-            state_file: directory.join(format!("{name}.numbers")),
+            fresh_for: usual.fresh_for,
+            grace: usual.grace.unclassified,
+            grace_low: usual.grace.low,
+            grace_medium: usual.grace.medium,
+            grace_high: usual.grace.high,
+            answer_within: usual.answer_within,
+            failures_max: usual.failures_max,
+            probe_every: usual.probe_every,
+            requests_per_minute_max: usual.requests_per_minute_max,
+            poll_every_min: usual.poll_every_min,
+            in_use_for: usual.in_use_for,
+            list_every: usual.list_every,
+            state_file,
             cache: None,
-            needs_own_login: false,
+            needs_own_login: usual.needs_own_login,
         }
     }
 

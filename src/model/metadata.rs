@@ -29,6 +29,24 @@ impl Impact {
             Self::High => "high",
         }
     }
+
+    /// The number under which records keep it: 0 for none.
+    #[must_use]
+    pub fn to_code(impact: Option<Self>) -> u8 {
+        impact.map_or(0, |impact| impact as u8 + 1)
+    }
+
+    /// What [`Self::to_code`] wrote; `None` where it is not that.
+    #[must_use]
+    pub fn from_code(code: u8) -> Option<Option<Self>> {
+        match code {
+            0 => Some(None),
+            1 => Some(Some(Self::Low)),
+            2 => Some(Some(Self::Medium)),
+            3 => Some(Some(Self::High)),
+            _ => None,
+        }
+    }
 }
 
 /// What people said about a secret: who owns it, how much it matters, how long it may live.

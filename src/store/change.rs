@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::StoreFault;
+use super::{FIELDS_MAX, StoreFault};
 use crate::model::{FieldName, Ownership, Secret, SecretBytes, SecretPath, Stage, VALUE_BYTES_MAX, Version};
 
 /// One change, made whole or not at all.
@@ -120,6 +120,26 @@ impl Change {
 
 /// The names and lengths of the fields that are put, and the names by themselves.
 pub(super) type Given<'a> = (Vec<(FieldName, u64)>, BTreeSet<&'a FieldName>);
+
+/// Refuses a version without fields, and one with too many.
+pub(super) fn check_count(path: &SecretPath, count: usize) -> Result<(), StoreFault> {
+    if count == 0 {
+        return Err(StoreFault::Invalid(format!("a version of {path} needs at least one field: name one")));
+    }
+    check_count_max(count)
+}
+
+/// Refuses too many fields.
+pub(super) fn check_count_max(count: usize) -> Result<(), StoreFault> {
+    if count > FIELDS_MAX as usize {
+        return Err(StoreFault::TooLarge {
+            what: "the set of fields",
+            limit: "256 fields",
+            remedy: "spread them over several secrets",
+        });
+    }
+    Ok(())
+}
 
 /// Checks what is put as far as it says so itself: where it goes, names given twice, values too large.
 pub(super) fn check_put(given: &[(FieldName, SecretBytes)], stage: Stage) -> Result<Given<'_>, StoreFault> {

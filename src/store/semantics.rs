@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use super::{Change, FIELDS_MAX, StoreFault};
+use super::{Change, StoreFault};
 use crate::model::{
     FieldInfo, FieldName, FieldNode, Ownership, Secret, SecretPath, Stage, StageSet, State, UnixTime,
     Version, VersionInfo, Versions,
 };
-use crate::store::change::check_put;
+use crate::store::change::{check_count, check_put};
 use crate::store::readable::readable;
 
 /// One secret as its store holds it, with what readers need not know.
@@ -229,16 +229,7 @@ fn allocate(
     lengths: Vec<(FieldName, u64)>,
     next_node: &mut u32,
 ) -> Result<Vec<FieldInfo>, StoreFault> {
-    if lengths.is_empty() {
-        return Err(StoreFault::Invalid(format!("a version of {path} needs at least one field: name one")));
-    }
-    if lengths.len() > FIELDS_MAX as usize {
-        return Err(StoreFault::TooLarge {
-            what: "the set of fields",
-            limit: "256 fields",
-            remedy: "spread them over several secrets",
-        });
-    }
+    check_count(path, lengths.len())?;
     let mut fields = Vec::with_capacity(lengths.len());
     for (name, bytes) in lengths {
         let node = FieldNode::new(*next_node).ok_or(StoreFault::TooLarge {

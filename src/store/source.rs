@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use crate::model::{FieldName, Ownership, SecretBytes, SecretPath, StageSet, State, UnixTime, Version};
+use crate::model::{
+    FieldName, Ownership, SecretBytes, SecretPath, StageSet, State, UnixTime, Version, VersionInfo,
+};
 
 use super::{Change, Login, Pending, StoreFault};
 
@@ -70,6 +72,21 @@ pub struct DescribedVersion {
     pub revoked: bool,
     /// The names of its fields and their lengths in bytes, as far as the engine says before a fetch. `None`: not at all.
     pub fields: Option<Vec<(FieldName, Option<u64>)>>,
+}
+
+impl DescribedVersion {
+    /// What is known of a version, with the names of its fields as `fields` says them.
+    pub(super) fn of(version: &VersionInfo, fields: Option<Vec<(FieldName, Option<u64>)>>) -> Self {
+        Self {
+            number: version.number,
+            created: version.created,
+            activated: version.activated,
+            lost: version.lost,
+            state: version.state,
+            revoked: version.revoked,
+            fields,
+        }
+    }
 }
 
 /// Every field of one version, as one request gives them.

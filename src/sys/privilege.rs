@@ -53,25 +53,12 @@ pub fn keep_only(keep: &[Capability]) -> io::Result<()> {
             return Err(io::Error::last_os_error());
         }
     }
-    let mut header = Header { version: VERSION, pid: 0 };
-    let mut data = [Data::default(); 2];
-    // SAFETY: a header and two words of data, as this version demands; the kernel writes no more.
-    if unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
     let kept = keep.iter().fold(0_u32, |kept, one| kept | 1 << (*one as u32));
-    // What is not held cannot be kept.
-    let kept = kept & data[0].permitted;
-    let wanted = [Data { effective: kept, permitted: kept, inheritable: 0 }, Data::default()];
-    if data == wanted {
-        // Under systemd there is nothing to give up, and the filter of system calls lets nobody ask.
-        return Ok(());
-    }
-    // SAFETY: as above; the kernel only reads.
-    if unsafe { libc::syscall(libc::SYS_capset, &raw mut header, wanted.as_ptr()) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
+    change_held(|held| {
+        // What is not held cannot be kept.
+        let kept = kept & held[0].permitted;
+        [Data { effective: kept, permitted: kept, inheritable: 0 }, Data::default()]
+    })
 }
 
 /// Gives one capability up, for this thread and all that it starts.
@@ -79,22 +66,32 @@ pub fn keep_only(keep: &[Capability]) -> io::Result<()> {
 /// # Errors
 /// What the kernel, or a filter of system calls, reports.
 pub fn give_up(capability: Capability) -> io::Result<()> {
+    let kept = !(1_u32 << (capability as u32));
+    change_held(|[low, high]| {
+        let left = Data {
+            effective: low.effective & kept,
+            permitted: low.permitted & kept,
+            inheritable: low.inheritable & kept,
+        };
+        [left, high]
+    })
+}
+
+/// Makes what this thread holds into what `wanted` says.
+fn change_held(wanted: impl FnOnce([Data; 2]) -> [Data; 2]) -> io::Result<()> {
     let mut header = Header { version: VERSION, pid: 0 };
-    let mut data = [Data::default(); 2];
+    let mut held = [Data::default(); 2];
     // SAFETY: a header and two words of data, as this version demands; the kernel writes no more.
-    if unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) } != 0 {
+    if unsafe { libc::syscall(libc::SYS_capget, &raw mut header, held.as_mut_ptr()) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    let kept = !(1_u32 << (capability as u32));
-    let held = data[0];
-    data[0].effective &= kept;
-    data[0].permitted &= kept;
-    data[0].inheritable &= kept;
-    if data[0] == held {
+    let wanted = wanted(held);
+    if held == wanted {
+        // Under systemd there may be nothing to give up, and the filter of system calls lets nobody ask.
         return Ok(());
     }
     // SAFETY: as above; the kernel only reads.
-    if unsafe { libc::syscall(libc::SYS_capset, &raw mut header, data.as_ptr()) } != 0 {
+    if unsafe { libc::syscall(libc::SYS_capset, &raw mut header, wanted.as_ptr()) } != 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())

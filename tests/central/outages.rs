@@ -5,16 +5,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::harness::{ALICE, Asker, Instance, Program, wait_until};
-use crate::place::{ALL, SECRET, instance, login, policy, read};
+use crate::place::{SECRET, read, served};
 use crate::servers::{Bao, Cluster, free_port};
-
-fn served(bao: &Bao, urls: &[&str], more: &[(&'static str, toml::Value)]) -> Instance {
-    let instance = instance(bao, urls, more);
-    let alice = login(bao, &instance, "alice", ALL);
-    instance.write_policy(&policy(&alice, &alice));
-    instance.mount();
-    instance
-}
 
 fn list_ms(instance: &Instance) -> u128 {
     let begun = Instant::now();

@@ -54,6 +54,15 @@ pub(crate) fn instance(bao: &Bao, urls: &[&str], more: &[(&'static str, toml::Va
     instance
 }
 
+/// The same, mounted, for alice and bob with one login between them.
+pub(crate) fn served(bao: &Bao, urls: &[&str], more: &[(&'static str, toml::Value)]) -> Instance {
+    let instance = instance(bao, urls, more);
+    let alice = login(bao, &instance, "alice", ALL);
+    instance.write_policy(&policy(&alice, &alice));
+    instance.mount();
+    instance
+}
+
 /// Reads as somebody: the value, or what the program said.
 pub(crate) fn read(uid: u32, path: &str) -> Result<String, String> {
     let done = Asker::uid(uid).run(&["cat", path]);

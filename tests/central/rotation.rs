@@ -5,16 +5,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::harness::{ALICE, Asker, Instance, wait_until};
-use crate::place::{ALL, SECRET, instance, login, policy, read};
+use crate::place::{SECRET, read, served};
 use crate::servers::{Bao, Between};
-
-fn served(bao: &Bao, url: &str) -> Instance {
-    let instance = instance(bao, &[url], &[]);
-    let alice = login(bao, &instance, "alice", ALL);
-    instance.write_policy(&policy(&alice, &alice));
-    instance.mount();
-    instance
-}
 
 #[test]
 fn a_new_version_is_seen_within_two_seconds_with_ten_secrets_in_use() {
@@ -23,7 +15,7 @@ fn a_new_version_is_seen_within_two_seconds_with_ten_secrets_in_use() {
     for number in 0..10 {
         bao.tell("POST", &at(number), &json!({"data": {"f": "first"}}));
     }
-    let instance = served(&bao, &bao.url.clone());
+    let instance = served(&bao, &[&bao.url], &[]);
     let path = |number: u32| instance.path(&format!("central/prod/s{number}/f"));
     for number in 0..10 {
         assert_eq!(read(ALICE, &path(number)).unwrap(), "first");
@@ -44,7 +36,7 @@ fn a_new_version_is_seen_within_two_seconds_with_ten_secrets_in_use() {
 #[test]
 fn what_put_acknowledged_is_what_the_next_open_sees_and_a_rollback_too() {
     let bao = Bao::dev();
-    let instance = served(&bao, &bao.url.clone());
+    let instance = served(&bao, &[&bao.url], &[]);
     let path = instance.path("central/prod/db/password");
     for round in 1..=5_u32 {
         let value = format!("value {round}");
@@ -64,7 +56,7 @@ fn a_thousand_processes_that_open_one_cold_secret_at_once_are_one_fetch() {
     let bao = Bao::dev();
     bao.tell("POST", SECRET, &json!({"data": {"password": "hunter2"}}));
     let between = Between::in_front_of(&bao.url);
-    let instance = served(&bao, &between.url());
+    let instance = served(&bao, &[&between.url()], &[]);
     let path = instance.path("central/prod/db/password");
     let script = "
 import os, sys, time

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::table::{Minted, Owner, Phase};
 use crate::model::{Consumer, FieldName, SecretBytes, SecretPath, UnixTime};
-use crate::store::sealed::{Key, KeySource, SealedLog, files};
+use crate::store::sealed::{KeySource, SealedLog, files};
 use crate::store::{LeaseHandle, StoreFault};
 
 const PURPOSE: &[u8] = b"credfs leases 1";
@@ -93,15 +93,7 @@ pub(super) struct Book {
 impl Book {
     /// Opens the file at `path`; its key lies beside it, and is made where there is none.
     pub(super) fn open(path: &Path, wait: Duration) -> Result<(Self, Found), StoreFault> {
-        let key_path = files::beside(path, ".key");
-        let key = match KeySource::File(key_path.clone()).read() {
-            Err(StoreFault::Sealed(_)) if !path.exists() => {
-                let key = Key::generate()?;
-                key.write_new_file(&key_path)?;
-                key
-            }
-            read => read?,
-        };
+        let key = KeySource::File(files::beside(path, ".key")).read_or_make_for(path)?;
         let mut found = Found::default();
         let (log, of_file) = SealedLog::open(path, key, PURPOSE, wait, &mut |record| {
             // One of a later kind is passed over.

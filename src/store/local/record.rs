@@ -40,7 +40,7 @@ impl Held {
         out.extend_from_slice(&self.activated_last.micros().to_le_bytes());
         let ownership = &self.secret.ownership;
         put_option(&mut out, ownership.owner.as_deref(), put_text);
-        out.push(ownership.impact.map_or(0, |impact| impact as u8 + 1));
+        out.push(Impact::to_code(ownership.impact));
         put_option(&mut out, ownership.rotate_every, put_span);
         put_option(&mut out, ownership.grace, put_span);
         out
@@ -55,13 +55,7 @@ impl Held {
             (Version::new(from.u32()?), Version::new(from.u32()?), Version::new(from.u32()?));
         let (changed, activated_last) = (from.time()?, from.time()?);
         let owner = from.option(|from| from.text().map(str::to_owned))?;
-        let impact = match from.u8()? {
-            0 => None,
-            1 => Some(Impact::Low),
-            2 => Some(Impact::Medium),
-            3 => Some(Impact::High),
-            _ => return None,
-        };
+        let impact = Impact::from_code(from.u8()?)?;
         let (rotate_every, grace) = (from.option(Reader::span)?, from.option(Reader::span)?);
         let ownership = Ownership { owner, impact, rotate_every, grace };
         let (deleted, freed) = (flags & 1 != 0, flags & 2 != 0);

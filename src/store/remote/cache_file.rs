@@ -9,8 +9,8 @@ use super::held::{Held, Memory};
 use super::options::CacheFile;
 use super::record::{self, Reading, Record};
 use crate::model::{SecretPath, Version};
-use crate::store::sealed::{Key, SealedLog};
-use crate::store::{KeySource, Login, StoreFault};
+use crate::store::sealed::SealedLog;
+use crate::store::{Login, StoreFault};
 
 /// How often a value that is given again and again is noted as vouched for: what a reboot takes from its grace at most.
 const VOUCH_EVERY_US: i64 = 60_000_000;
@@ -33,14 +33,7 @@ pub(super) struct Cache {
 impl Cache {
     /// Opens the file, and reads what it holds. Where neither it nor its key's file is there, both are made.
     pub(super) fn open(file: &CacheFile, wait: Duration, reading: &mut Reading) -> Result<Self, StoreFault> {
-        let key = match &file.key {
-            KeySource::File(path) if !path.exists() && !file.path.exists() => {
-                let key = Key::generate()?;
-                key.write_new_file(path)?;
-                key
-            }
-            source => source.read()?,
-        };
+        let key = file.key.read_or_make_for(&file.path)?;
         let mut is_readable = true;
         let (log, found) = SealedLog::open(&file.path, key, b"credfs remote cache 1", wait, &mut |bytes| {
             is_readable &= reading.read(bytes).is_some();

@@ -8,8 +8,8 @@ use super::learning::{News, next_number};
 use super::merge::{self, Fields};
 use super::numbers::Content;
 use crate::model::{FieldName, SecretPath, Version};
-use crate::store::change::check_put;
-use crate::store::{Answer, Change, Changed, FIELDS_MAX, Login, Made, StoreFault};
+use crate::store::change::{check_count, check_count_max, check_put};
+use crate::store::{Answer, Change, Changed, Login, Made, StoreFault};
 
 /// How many times longer than a read a change may take: it may be several requests of its engine.
 const CHANGE_TIMES: u32 = 4;
@@ -147,15 +147,11 @@ impl Remote {
 fn given_of(change: &Change, path: &SecretPath) -> Result<Option<Fields>, StoreFault> {
     let Change::Put { fields, stage, only, .. } = change else { return Ok(None) };
     let (lengths, _) = check_put(fields, *stage)?;
-    if lengths.is_empty() && *only {
-        return Err(StoreFault::Invalid(format!("a version of {path} needs at least one field: name one")));
-    }
-    if lengths.len() > FIELDS_MAX as usize {
-        return Err(StoreFault::TooLarge {
-            what: "the set of fields",
-            limit: "256 fields",
-            remedy: "spread them over several secrets",
-        });
+    // Without a field of its own a version has those that are carried over.
+    if *only {
+        check_count(path, lengths.len())?
+    } else {
+        check_count_max(lengths.len())?
     }
     Ok(Some(lengths.into_iter().map(|(name, bytes)| (name, Some(bytes))).collect()))
 }

@@ -160,6 +160,11 @@ struct Listed {
     folders: Box<[Box<str>]>,
 }
 
+/// How the paths of all that is in a folder begin.
+pub(super) fn within(folder: &str) -> String {
+    if folder.is_empty() { String::new() } else { format!("{folder}/") }
+}
+
 /// How deep folders are looked into.
 pub(super) const DEPTH_MAX: usize = 64;
 /// How many folders are remembered as listed.
@@ -287,13 +292,11 @@ impl Memory {
         listed.folders.iter().find_map(|below| self.unlisted(below, i64::MIN))
     }
 
-    /// How many secrets are known below a folder.
-    pub(super) fn count_below(&self, folder: &str) -> usize {
-        let below = if folder.is_empty() { String::new() } else { format!("{folder}/") };
-        self.secrets
-            .range::<str, _>((std::ops::Bound::Included(below.as_str()), std::ops::Bound::Unbounded))
-            .take_while(|(path, _)| path.as_str().starts_with(&below))
-            .count()
+    /// Secrets whose path begins with `prefix`, letter by letter.
+    pub(super) fn beginning_with(&self, prefix: &str) -> impl Iterator<Item = (&SecretPath, &Entry)> {
+        use std::ops::Bound::{Included, Unbounded};
+        let from_there = self.secrets.range::<str, _>((Included(prefix), Unbounded));
+        from_there.take_while(move |(path, _)| path.as_str().starts_with(prefix))
     }
 
     /// How long the values that a login would be given at `path` have been stale; those of any login where it has none.

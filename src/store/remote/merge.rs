@@ -209,19 +209,7 @@ pub(super) fn numbered(content: &Content, said: &Description) -> Description {
 /// What is known of a secret, as its engine would say it: for what is put together with more.
 pub(super) fn description_of(secret: &Secret) -> Description {
     Description {
-        versions: secret
-            .versions
-            .iter()
-            .map(|version| DescribedVersion {
-                number: version.number,
-                created: version.created,
-                activated: version.activated,
-                lost: version.lost,
-                state: version.state,
-                revoked: version.revoked,
-                fields: None,
-            })
-            .collect(),
+        versions: secret.versions.iter().map(|version| DescribedVersion::of(version, None)).collect(),
         current: secret.current,
         previous: secret.previous,
         next: secret.next,

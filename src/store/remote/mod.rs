@@ -303,10 +303,9 @@ impl Store for Remote {
     }
 
     fn visit_known(&self, _login: &Login, prefix: &str, visit: &mut dyn FnMut(&Arc<Secret>) -> bool) {
-        use std::ops::Bound::{Included, Unbounded};
         let memory = self.memory.read();
-        for (path, entry) in memory.secrets.range::<str, _>((Included(prefix), Unbounded)) {
-            if !path.as_str().starts_with(prefix) || !visit(&entry.secret) {
+        for (_, entry) in memory.beginning_with(prefix) {
+            if !visit(&entry.secret) {
                 return;
             }
         }

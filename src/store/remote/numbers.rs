@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 
 use super::codec::{In, Out};
 use crate::model::{FieldName, FieldNode, SecretBytes, SecretPath, UnixTime, Version};
-use crate::store::sealed::{Key, KeySource, SealedLog, fill_random};
+use crate::store::sealed::{KeySource, SealedLog, files, fill_random};
 use crate::store::{StoreFault, Wanted};
 
 /// Nodes that are reserved at once: one wait for the disk for so many.
@@ -74,17 +74,7 @@ pub(super) struct Numbers {
 impl Numbers {
     /// Goes on with the file at `path`, made where there is none, with its key beside it.
     pub(super) fn open(path: &Path, wait: Duration) -> Result<Self, StoreFault> {
-        let mut key_path = path.as_os_str().to_owned();
-        key_path.push(".key");
-        let key_path = std::path::PathBuf::from(key_path);
-        let key = match KeySource::File(key_path.clone()).read() {
-            Err(StoreFault::Sealed(_)) if !path.exists() => {
-                let key = Key::generate()?;
-                key.write_new_file(&key_path)?;
-                key
-            }
-            read => read?,
-        };
+        let key = KeySource::File(files::beside(path, ".key")).read_or_make_for(path)?;
         let mut table = Table { next: 1, ..Table::default() };
         let mut is_readable = true;
         let (log, found) = SealedLog::open(path, key, b"credfs numbers 1", wait, &mut |record| {

@@ -55,7 +55,7 @@ pub(super) fn of_secret(mark: &Mark, entry: &Entry) -> Record {
     out.version(secret.current).version(secret.previous).version(secret.next);
     let ownership = &secret.ownership;
     out.option(ownership.owner.as_deref(), |out, owner| out.text(owner));
-    out.u8(ownership.impact.map_or(0, |impact| impact as u8 + 1));
+    out.u8(Impact::to_code(ownership.impact));
     for span in [ownership.rotate_every, ownership.grace] {
         out.option(span, |out, span| out.i64(i64::try_from(span.as_micros()).unwrap_or(i64::MAX)));
     }
@@ -251,13 +251,7 @@ fn read_secret(from: &mut In<'_>) -> Option<ReadSecret> {
     let (deleted, changed) = (from.u8()? != 0, from.time()?);
     let (current, previous, next) = (from.version()?, from.version()?, from.version()?);
     let owner = from.option(|from| from.text().map(str::to_owned))?;
-    let impact = match from.u8()? {
-        0 => None,
-        1 => Some(Impact::Low),
-        2 => Some(Impact::Medium),
-        3 => Some(Impact::High),
-        _ => return None,
-    };
+    let impact = Impact::from_code(from.u8()?)?;
     let mut span = || from.option(|from| Some(Duration::from_micros(u64::try_from(from.i64()?).ok()?)));
     let (rotate_every, grace) = (span()?, span()?);
     let mut exact = Vec::new();

@@ -8,8 +8,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use super::Remote;
-use super::held::DEPTH_MAX;
-use super::held::{Entry, Memory, sighted};
+use super::held::{DEPTH_MAX, Entry, Memory, sighted, within};
 use super::verdict::Saying;
 use crate::model::SecretPath;
 use crate::store::sealed::fill_random;
@@ -318,7 +317,9 @@ impl Remote {
     /// Lists a folder, and those in it, until something new is known below it or there is nothing more to list. A folder
     /// in it that may not be listed has nothing to show.
     pub(super) async fn look_below(&self, login: &Login, folder: &str) -> Result<(), StoreFault> {
-        let known = self.memory.read().count_below(folder);
+        let below = within(folder);
+        let count = || self.memory.read().beginning_with(&below).count();
+        let known = count();
         let mut since_us = self.absent_since_us();
         loop {
             let Some(next) = self.memory.read().unlisted(folder, since_us) else { return Ok(()) };
@@ -328,7 +329,7 @@ impl Remote {
                 }
                 listed => listed?,
             }
-            if self.memory.read().count_below(folder) > known {
+            if count() > known {
                 return Ok(());
             }
             // One that took long is not begun again.
@@ -379,12 +380,9 @@ impl Remote {
         let mut memory = self.memory.write();
         memory.note_listed(folder, &folders, self.now_us());
         // What is listed no more, and was known by its name alone, is not there; of more the engine is asked.
-        let below = if folder.is_empty() { String::new() } else { format!("{folder}/") };
-        let here = memory
-            .secrets
-            .range::<str, _>((std::ops::Bound::Included(below.as_str()), std::ops::Bound::Unbounded));
-        let missing: Vec<SecretPath> = here
-            .take_while(|(path, _)| path.as_str().starts_with(&below))
+        let below = within(folder);
+        let missing: Vec<SecretPath> = memory
+            .beginning_with(&below)
             .filter(|(path, entry)| {
                 !path.as_str()[below.len()..].contains('/') && !names.contains(*path) && entry.asked < asked
             })

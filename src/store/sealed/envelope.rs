@@ -20,11 +20,7 @@ impl Envelope {
     pub fn open_key(path: &Path) -> Result<Self, StoreFault> {
         let source = KeySource::File(path.to_owned());
         match source.read() {
-            Err(StoreFault::Sealed(_)) => {
-                let key = Key::generate()?;
-                key.write_new_file(path)?;
-                Ok(Self(key))
-            }
+            Err(StoreFault::Sealed(_)) => Key::make_file(path).map(Self),
             found => found.map(Self),
         }
     }

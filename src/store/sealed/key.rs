@@ -76,6 +76,13 @@ impl Key {
         files::sync_directory(path)
     }
 
+    /// A new random key in a new file.
+    pub(super) fn make_file(path: &Path) -> Result<Self, StoreFault> {
+        let key = Self::generate()?;
+        key.write_new_file(path)?;
+        Ok(key)
+    }
+
     pub(in crate::store) fn of_slice(bytes: &[u8]) -> Self {
         let mut held = LockedBytes::zeroed(KEY_BYTES);
         held.as_mut_slice().copy_from_slice(bytes);
@@ -107,6 +114,17 @@ impl KeySource {
             Self::File(path) => read_file(path, 0o077),
             Self::Credential(path) => read_file(path, 0o007),
             Self::Raw(bytes) => Ok(Key::of_slice(bytes)),
+        }
+    }
+
+    /// The key of `sealed`, a file that is made where it is not there: then so is a key file that is not there either.
+    ///
+    /// # Errors
+    /// As [`Self::read`] and [`Key::write_new_file`].
+    pub(in crate::store) fn read_or_make_for(&self, sealed: &Path) -> Result<Key, StoreFault> {
+        match (self, self.read()) {
+            (Self::File(path), Err(StoreFault::Sealed(_))) if !sealed.exists() => Key::make_file(path),
+            (_, read) => read,
         }
     }
 

@@ -5,9 +5,10 @@ use super::Vault;
 use super::kv::plain_description;
 use super::server::Call;
 use super::target::target;
-use crate::model::{FieldName, Ownership, SecretBytes, SecretPath, Stage, VALUE_BYTES_MAX};
+use crate::model::{FieldName, Ownership, SecretBytes, SecretPath, Stage};
+use crate::store::change::{check_count, check_put};
 use crate::store::http::{Fields, JsonText, Method, Repeat};
-use crate::store::{Answer, Change, FIELDS_MAX, Login, Made, SourceFault, StoreFault};
+use crate::store::{Answer, Change, Login, Made, SourceFault, StoreFault};
 
 impl Vault {
     pub(super) async fn change_plain(
@@ -85,29 +86,8 @@ impl Vault {
 
 /// What every store demands of the fields of one version.
 fn check_fields(secret: &SecretPath, fields: &[(FieldName, SecretBytes)]) -> Result<(), StoreFault> {
-    if fields.is_empty() {
-        return Err(StoreFault::Invalid(format!("a version of {secret} needs at least one field: name one")));
-    }
-    if fields.len() > FIELDS_MAX as usize {
-        return Err(StoreFault::TooLarge {
-            what: "the set of fields",
-            limit: "256 fields",
-            remedy: "spread them over several secrets",
-        });
-    }
-    for (at, (name, value)) in fields.iter().enumerate() {
-        if fields[..at].iter().any(|(other, _)| other == name) {
-            return Err(StoreFault::Invalid(format!("field {name} is given twice: give it once")));
-        }
-        if value.len() > VALUE_BYTES_MAX {
-            return Err(StoreFault::TooLarge {
-                what: "the value",
-                limit: "1 MiB (1048576 bytes)",
-                remedy: "store it in several fields, or store a key to it",
-            });
-        }
-    }
-    Ok(())
+    check_count(secret, fields.len())?;
+    check_put(fields, Stage::Current).map(drop)
 }
 
 /// The names of fields that are carried over.

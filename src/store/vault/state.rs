@@ -196,17 +196,10 @@ pub(super) fn described(held: Held, pins: &Pins) -> Option<Description> {
     let Secret { versions, current, previous, next, deleted, changed, ownership, .. } = held.secret;
     let versions = versions
         .iter()
-        .map(|version| DescribedVersion {
-            number: version.number,
-            created: version.created,
-            activated: version.activated,
-            lost: version.lost,
-            state: version.state,
-            revoked: version.revoked,
-            fields: pins
-                .fields_of(version.number)
-                .filter(|_| version.state != State::Destroyed)
-                .map(|names| names.iter().map(|name| (name.clone(), None)).collect()),
+        .map(|version| {
+            let names = pins.fields_of(version.number).filter(|_| version.state != State::Destroyed);
+            let fields = names.map(|names| names.iter().map(|name| (name.clone(), None)).collect());
+            DescribedVersion::of(version, fields)
         })
         .collect();
     Some(Description { versions, current, previous, next, deleted, changed, ownership })
