@@ -8,7 +8,10 @@ mod harness;
 #[path = "../vault/harness/mod.rs"]
 mod servers;
 
+mod faults;
 mod logins;
+mod memory;
 mod outages;
 mod place;
+mod requests;
 mod rotation;

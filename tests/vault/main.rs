@@ -5,6 +5,10 @@
 
 mod harness;
 
+mod behaviour;
+#[path = "../store/bench.rs"]
+#[allow(dead_code, reason = "made for the embedded store too")]
+mod bench;
 mod changes;
 mod cluster;
 mod describe;
@@ -13,3 +17,5 @@ mod faults;
 mod logins;
 mod plain;
 mod silence;
+#[path = "../store/suite.rs"]
+mod suite;

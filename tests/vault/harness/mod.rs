@@ -9,7 +9,7 @@ mod store;
 
 pub(crate) use bao::{Bao, Cluster, Secured};
 pub(crate) use between::{Between, Does, silent_port};
-pub(crate) use certificates::Certificates;
+pub(crate) use certificates::{Certificates, Impostor};
 pub(crate) use directory::Directory;
 pub(crate) use heard::heard;
 pub(crate) use store::{Opened, field, options, path, put, put_staged, read_text, token_login, version};
