@@ -242,7 +242,7 @@ fn a_server_that_goes_in_any_way_has_its_errno_and_is_found_again_at_once() {
 fn what_the_server_or_credfs_took_away_is_never_given_from_memory() {
     let mut bao = Bao::dev();
     let url = bao.url.clone();
-    let mut site = site(&mut bao, &url, &[]);
+    let site = site(&mut bao, &url, &[]);
     for secret in ["deleted", "destroyed", "revoked"] {
         site.bao.tell("POST", &format!("secret/data/prod/{secret}"), &json!({"data": {"f": "value"}}));
         assert_eq!(site.read(&format!("{secret}/f")), "read value");
