@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
+#[allow(dead_code, reason = "tests/central uses the rest")]
 mod harness;
 
 mod behaviour;
