@@ -8,8 +8,11 @@ mod harness;
 #[path = "../vault/harness/mod.rs"]
 mod servers;
 
+mod faults;
 mod learn;
 mod logins;
+mod memory;
 mod outages;
 mod place;
+mod requests;
 mod rotation;
