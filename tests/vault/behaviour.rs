@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use credfs::model::{FieldNode, Secret, SecretPath, Stage};
+use credfs::model::{FieldNode, Secret, SecretPath};
 use credfs::store::{
     Change, Changed, Fetched, Login, Pending, Remote, RemoteOptions, Source, Store, StoreFault, StoreState,
     Vault, Wanted, Watcher,
@@ -97,58 +97,22 @@ fn store(bao: &Bao, mount: &str, kv: &str, directory: &bench::Directory) -> Arc<
     Arc::new(Lasting::of(Arc::new(vault), RemoteOptions::new(directory.file("numbers"))))
 }
 
-#[test]
-fn a_kv_engine_of_version_2_passes_the_suite() {
+fn passes(kv: &str, has: &[suite::Needs]) {
     let bao = Bao::dev();
     let made = std::cell::Cell::new(0);
-    suite::all_by(bench::Hand::of_server, &|directory, _| {
+    suite::all_by(bench::Hand::of_server, has, &|directory, _| {
         made.set(made.get() + 1);
-        store(&bao, &format!("suite-{}", made.get()), "2", directory)
+        store(&bao, &format!("suite-{}", made.get()), kv, directory)
     });
 }
 
-/// What an engine without versions can express of the suite: a value is put, read, carried over, listed and destroyed, and
-/// its limits are named. Versions before the last put, stages, revocation and deletion it has not (`plain.rs` shows that
-/// each is refused by name).
 #[test]
-fn a_kv_engine_of_version_1_does_what_it_can_express() {
-    let bao = Bao::dev();
-    let directory = bench::Directory::new();
-    let store = store(&bao, "old", "1", &directory);
-    let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
-    let noted = Arc::clone(&seen);
-    store.watch(Box::new(move |changed| {
-        noted.lock().unwrap().push((changed.before.is_some(), changed.after.is_some()));
-    }));
-    let known = |at: &str| store.known(&Login::machine(), &bench::path(at));
-    for at in ["b", "a/x", "a-b", "a/y", "aé"] {
-        bench::put(&*store, at, &[("user", b"u"), ("password", at.as_bytes())]);
-        let current = known(at).unwrap().current.unwrap();
-        assert_eq!(bench::get(&*store, at, current.get(), "password").unwrap(), at.as_bytes());
-    }
-    let before = known("b").unwrap().current.unwrap();
-    let changed = bench::put(&*store, "b", &[("password", b"")]);
-    assert_eq!(changed.carried, [bench::field("user")]);
-    let after = known("b").unwrap().current.unwrap();
-    assert!(after > before, "the content has another number");
-    assert_eq!(bench::get(&*store, "b", after.get(), "password").unwrap(), b"");
-    let gone = bench::get(&*store, "b", before.get(), "password").unwrap_err();
-    assert!(matches!(gone, StoreFault::NoVersion(..) | StoreFault::Replaced(..)), "{gone}");
-    let large = vec![1; 1024 * 1024 + 1];
-    let too_large = bench::put_change("b", &[("f", &large)], true, Stage::Current);
-    assert!(bench::change(&*store, too_large).unwrap_err().to_string().contains("1 MiB"));
-    assert_eq!(known("b").unwrap().current, Some(after), "nothing is half done");
-    bench::change(&*store, Change::Destroy { secret: bench::path("b"), version: None }).unwrap();
-    assert!(known("b").is_none());
-    assert!(matches!(bench::get(&*store, "b", after.get(), "password"), Err(StoreFault::NoSecret(_))));
-    let again = bench::put(&*store, "b", &[("f", b"3")]);
-    assert!(again.after.unwrap().current.unwrap() > after, "numbers go on");
-    let mut found = Vec::new();
-    store.visit_known(&Login::machine(), "a/", &mut |secret| {
-        found.push(secret.path.as_str().to_owned());
-        true
-    });
-    assert_eq!(found, ["a/x", "a/y"]);
-    let seen = seen.lock().unwrap();
-    assert_eq!((seen[0], seen.last().copied()), ((false, true), Some((false, true))));
+fn a_kv_engine_of_version_2_passes_the_suite() {
+    passes("2", &[suite::Needs::Values, suite::Needs::Versions]);
+}
+
+/// It has neither stages nor states of versions: what needs them is refused by name (`plain.rs`).
+#[test]
+fn a_kv_engine_of_version_1_passes_what_it_can_express_of_the_suite() {
+    passes("1", &[suite::Needs::Values]);
 }
