@@ -2,8 +2,8 @@
 //! time for each, and numbers that stay. It may touch its own files and the engine it was given; it opens no network.
 //!
 //! Where to look: whether a held value may be given, `verdict`; what a request to the engine does, `asking`; what its answer
-//! changes, `learning`; who is asked without anybody waiting, `watching`; what outlives the process, `numbers`, `record`,
-//! `cache_file`.
+//! changes, `learning`; what is asked without anybody waiting, `watching`, how often, `polling`, and which names there are,
+//! `listing`; what outlives the process, `numbers`, `record`, `cache_file`.
 
 mod asking;
 pub(super) mod breaker;
@@ -15,9 +15,11 @@ mod flights;
 mod held;
 mod learning;
 mod leaving;
+mod listing;
 mod merge;
 mod numbers;
 mod options;
+mod polling;
 mod record;
 mod verdict;
 mod watching;
