@@ -9,6 +9,8 @@ mod harness;
 mod servers;
 
 mod learn;
+mod learn_minted;
+mod learn_version;
 mod logins;
 mod outages;
 mod place;
