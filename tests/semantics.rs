@@ -1,4 +1,5 @@
-//! Every paragraph of `docs/SEMANTICS.md` names the tests that prove it, and each of them exists.
+//! Every paragraph of `docs/SEMANTICS.md` names the tests that prove it, every line of the errno contract in `docs/STORES.md`
+//! too, and each of them exists.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -59,6 +60,20 @@ fn page() -> String {
 #[test]
 fn every_promise_names_tests_that_exist() {
     assert_eq!(lacks(&page(), &exists), Vec::<String>::new());
+}
+
+#[test]
+fn every_line_of_the_errno_contract_of_stores_names_a_test_that_exists() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/STORES.md");
+    let page = std::fs::read_to_string(path).expect("docs/STORES.md");
+    let section = page.split("### What a reader sees").nth(1).expect("the section");
+    let rows = section.lines().skip_while(|line| !line.starts_with("|---")).skip(1);
+    let rows: Vec<&str> = rows.take_while(|line| line.starts_with('|')).collect();
+    assert!(rows.len() > 10, "{rows:?}");
+    for row in rows {
+        let proof = row.split('`').rev().nth(1).unwrap_or_default();
+        assert!(proof.split_once('#').is_some_and(|(file, test)| exists(file, test)), "no such test: {row}");
+    }
 }
 
 #[test]

@@ -90,8 +90,7 @@ impl Places {
             if mount.prefix.is_empty() {
                 return Some(Place { slot: mount.slot, store: &mount.store, path: Cow::Borrowed(path) });
             }
-            if let Some(rest) = below(path.as_str(), &mount.prefix) {
-                let inner = SecretPath::from_store(rest).ok()?;
+            if let Some(inner) = path.below(&mount.prefix) {
                 return Some(Place { slot: mount.slot, store: &mount.store, path: Cow::Owned(inner) });
             }
         }

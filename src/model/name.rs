@@ -63,7 +63,8 @@ fn check_component(name: &str) -> Result<(), NameFault> {
     if !is_printable_ascii(name) && name.chars().any(char::is_control) {
         return Err(NameFault::Control);
     }
-    if encode_name(name).len() > NAME_BYTES_MAX {
+    // Encoding makes three bytes of one at most: most names need not be encoded to see that they fit.
+    if name.len() > NAME_BYTES_MAX / 3 && encode_name(name).len() > NAME_BYTES_MAX {
         return Err(NameFault::Long);
     }
     Ok(())
@@ -111,6 +112,14 @@ impl SecretPath {
     pub fn of_shared(text: &Arc<str>) -> Result<Self, NameFault> {
         check_path(text)?;
         Ok(Self(Arc::clone(text)))
+    }
+
+    /// The path that leads here from `directory`; `None` where this is not below it.
+    #[must_use]
+    pub fn below(&self, directory: &str) -> Option<Self> {
+        let rest = self.0.strip_prefix(directory)?.strip_prefix('/')?;
+        // Whole names of a path that was checked.
+        Some(Self(rest.into()))
     }
 
     /// The path as text.
@@ -255,6 +264,26 @@ mod tests {
     fn ordinary_names_pass_unchanged() {
         for text in ["a", "prod/orders/db", "ünïcode/日本", "with space/%41", ".pgpass"] {
             assert_eq!(SecretPath::parse(text).unwrap().as_str(), text);
+        }
+    }
+
+    #[test]
+    fn a_path_below_a_directory_is_made_of_the_names_after_it() {
+        let path = SecretPath::parse("prod/orders/db").unwrap();
+        let below = |directory: &str| path.below(directory).map(|path| path.to_string());
+        assert_eq!(below("prod").as_deref(), Some("orders/db"));
+        assert_eq!(below("prod/orders").as_deref(), Some("db"));
+        assert_eq!((below("prod/orders/db"), below("pro"), below("")), (None, None, None));
+    }
+
+    #[test]
+    fn a_name_that_grows_by_encoding_is_measured_as_it_will_be() {
+        for length in [85, 86, 255, 256] {
+            for letter in ["x", "%", "\u{e9}"] {
+                let name = letter.repeat(length);
+                let fits = encode_name(&name).len() <= NAME_BYTES_MAX;
+                assert_eq!(SecretPath::parse(&name).is_ok(), fits, "{length} x {letter}");
+            }
         }
     }
 

@@ -8,10 +8,13 @@ mod harness;
 #[path = "../vault/harness/mod.rs"]
 mod servers;
 
+mod faults;
 mod learn;
 mod learn_minted;
 mod learn_version;
 mod logins;
+mod memory;
 mod outages;
 mod place;
+mod requests;
 mod rotation;

@@ -1,10 +1,12 @@
 //! What an outsider stored is described, listed and read as it is; and what credfs says agrees with what curl is told.
 
+use std::time::{Duration, SystemTime};
+
 use credfs::model::{Stage, State, UnixTime};
 use credfs::store::{Login, Source as _, StoreFault};
 use serde_json::json;
 
-use crate::harness::{Bao, Opened, path, version};
+use crate::harness::{Bao, Between, Directory, Does, Opened, options, path, token_login, version};
 
 #[test]
 fn versions_are_those_of_the_server() {
@@ -158,4 +160,35 @@ fn what_people_wrote_beside_a_secret_is_told() {
     // Two logins are two answers: what one may not see is refused to it, and its request has a name.
     let fault = opened.run(opened.vault.describe(&Login::machine(), &path("s"))).unwrap();
     assert!(fault.request_id.is_some_and(|id| id.len() > 30));
+}
+
+#[test]
+fn what_the_server_deleted_by_its_own_clock_is_deleted_though_ours_is_an_hour_off() {
+    let bao = Bao::dev();
+    bao.tell("POST", "secret/data/s", &json!({"data": {"f": "value"}}));
+    bao.tell("POST", "secret/delete/s", &json!({"versions": [1]}));
+    let between = Between::in_front_of(&bao.url);
+    let directory = Directory::new();
+    let token = directory.file("token", &bao.root);
+    let opened = Opened::with(options(&[&between.url()], "secret", token_login(token)), directory);
+    assert_eq!(opened.known("s").versions[0].state, State::Deleted);
+    // The server's very answer, with its clock an hour ahead of ours; then with the deletion still to come there.
+    let told = bao.get("secret/metadata/s");
+    let later = |seconds: u64| UnixTime::from(SystemTime::now() + Duration::from_secs(seconds));
+    let http_date = |time: UnixTime| {
+        let seconds = format!("@{}", time.micros() / 1_000_000);
+        let words = ["-u", "-d", &seconds, "+%a, %d %b %Y %H:%M:%S GMT"];
+        let made = std::process::Command::new("date").env("LC_ALL", "C").args(words).output().unwrap();
+        String::from_utf8(made.stdout).unwrap().trim().to_owned()
+    };
+    for (date, state) in [(3_600, State::Deleted), (0, State::Active)] {
+        let mut told = told.clone();
+        told["data"]["versions"]["1"]["deletion_time"] = json!(later(3_600).rfc3339());
+        let headers = format!("Date: {}\r\n", http_date(later(date)));
+        between.decide(move |line| match line.contains("/metadata/") {
+            true => Does::answer("200 OK", &headers, &told.to_string()),
+            false => Does::HandOn,
+        });
+        assert_eq!(opened.known("s").versions[0].state, state, "{date}");
+    }
 }

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use credfs::store::{ClientCertificate, Login, LoginBy, LoginSetup, Source as _, StoreFault};
 use serde_json::json;
 
-use crate::harness::{Bao, Certificates, Directory, Opened, Secured, free_port, options, token_login};
+use crate::harness::{
+    Bao, Certificates, Directory, Impostor, Opened, Secured, free_port, options, token_login,
+};
 
 fn certificates() -> Certificates {
     let certificates = Certificates::new();
@@ -56,42 +58,10 @@ fn a_certificate_that_was_swapped_for_one_of_another_name_is_refused_and_the_rig
     let opened = Opened::at(&bao, "secret");
     opened.read(&Login::machine(), "s", Some(1)).unwrap();
     drop(bao);
-    let swapped = {
-        // It cannot be asked by curl either: it is only there.
-        let directory = Directory::new();
-        let (cert, key) = certificates.files("elsewhere");
-        let server = std::process::Command::new("setpriv")
-            .args([
-                "--pdeathsig",
-                "KILL",
-                "openssl",
-                "s_server",
-                "-quiet",
-                "-accept",
-                &port.to_string(),
-                "-cert",
-            ])
-            .arg(cert)
-            .arg("-key")
-            .arg(key)
-            .stdin(std::process::Stdio::piped())
-            .stdout(std::fs::File::create(directory.path().join("said")).unwrap())
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
-        (server, directory)
-    };
-    let (mut swapped, said) = swapped;
-    let began = Instant::now();
-    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-        assert!(began.elapsed() < Duration::from_secs(5));
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let swapped = Impostor::at(port, &certificates, "elsewhere");
     let fault = opened.read(&Login::machine(), "s", Some(1)).unwrap_err().fault;
-    swapped.kill().unwrap();
-    swapped.wait().unwrap();
     assert!(matches!(&fault, StoreFault::Away(text) if text.contains("certificate")), "{fault}");
-    assert_eq!(std::fs::read(said.path().join("said")).unwrap(), b"", "nothing was said to it");
+    assert_eq!(swapped.was_told(), b"", "nothing was said to it");
 }
 
 #[test]

@@ -3,8 +3,13 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
+#[allow(dead_code, reason = "tests/central uses the rest")]
 mod harness;
 
+mod behaviour;
+#[path = "../store/bench.rs"]
+#[allow(dead_code, reason = "made for the embedded store too")]
+mod bench;
 mod changes;
 mod cluster;
 mod describe;
@@ -15,3 +20,5 @@ mod logins;
 mod mounted;
 mod plain;
 mod silence;
+#[path = "../store/suite.rs"]
+mod suite;

@@ -110,10 +110,12 @@ impl Remote {
         let now = (self.options.clocks.wall)();
         let mut numbers = self.numbers.write();
         let known = numbers.content(path);
+        // What was destroyed is nobody's previous version; numbers go on from it all the same.
+        let is_there = self.memory.read().get(path).is_some();
         let first = Version::new(1).ok_or_else(|| StoreFault::Invalid("no first version".into()))?;
         let number = known.map_or(Ok(first), |known| next_number(known.current.0))?;
-        let content =
-            Content { current: (number, now), fingerprint: None, previous: known.map(|known| known.current) };
+        let previous = known.filter(|_| is_there).map(|known| known.current);
+        let content = Content { current: (number, now), fingerprint: None, previous };
         numbers.set_content(path, content)?;
         Ok(content)
     }

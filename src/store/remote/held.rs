@@ -272,6 +272,25 @@ impl Memory {
             && self.removed.iter().any(|(other, _, when)| other == path && *when > since_us)
     }
 
+    /// Whether the engine's last word was that there is no such secret, however long ago.
+    pub(super) fn was_absent(&self, path: &SecretPath) -> bool {
+        self.is_absent(path, i64::MIN) || (self.get(path).is_none() && self.is_below_a_leaf(path.as_str()))
+    }
+
+    /// Whether the engine's last word was that nothing is in `folder`, however long ago.
+    pub(super) fn was_empty(&self, folder: &str) -> bool {
+        let is_any_known = self.beginning_with(&within(folder)).next().is_some();
+        !is_any_known && (self.unlisted(folder, i64::MIN).is_none() || self.is_below_a_leaf(folder))
+    }
+
+    /// Whether `path` is within a secret that was no folder when the names around it were listed.
+    fn is_below_a_leaf(&self, path: &str) -> bool {
+        let Some((above, _)) = path.rsplit_once('/') else { return false };
+        let around = above.rsplit_once('/').map_or("", |(around, _)| around);
+        let is_folder = |listed: &Listed| listed.folders.iter().any(|folder| **folder == *above);
+        self.secrets.contains_key(above) && self.listed.get(around).is_some_and(|listed| !is_folder(listed))
+    }
+
     /// Notes that a folder was listed, and which folders are in it.
     pub(super) fn note_listed(&mut self, folder: &str, folders: &[Box<str>], now_us: i64) {
         if self.listed.len() >= LISTED_MAX {
@@ -382,6 +401,22 @@ mod tests {
             memory.remove(&path(&format!("s{number}")), 1, 0);
         }
         assert_eq!(memory.used_bytes(), 0);
+    }
+
+    #[test]
+    fn the_last_word_about_a_name_is_remembered() {
+        let mut memory = Memory::default();
+        for at in ["a/leaf", "a/both", "a/both/child"] {
+            memory.secrets.insert(path(at), Entry::of(sighted(path(at))));
+        }
+        assert!(!memory.was_absent(&path("a/leaf/f")), "nobody said so");
+        memory.note_listed("a", &["a/both".into()], 1);
+        assert!(memory.was_absent(&path("a/leaf/f")) && memory.was_empty("a/leaf/f"));
+        assert!(!memory.was_absent(&path("a/both/f")) && !memory.was_empty("a/both"));
+        assert!(!memory.was_absent(&path("a/both/child")), "it is known");
+        assert!(!memory.was_absent(&path("a/new")), "it may be new since");
+        memory.remove(&path("a/new"), 1, 1);
+        assert!(memory.was_absent(&path("a/new")));
     }
 
     #[test]

@@ -358,13 +358,26 @@ impl Store for Remote {
         path: &'a SecretPath,
     ) -> Pending<'a, Result<Option<Arc<Secret>>, StoreFault>> {
         Box::pin(async move {
-            self.describe(login, path, true).await?;
-            Ok(self.known(login, path))
+            match self.describe(login, path, true).await {
+                Err(fault) if Saying::of(&fault) == Saying::Silent && self.memory.read().was_absent(path) => {
+                    Ok(None)
+                }
+                described => described.map(|()| self.known(login, path)),
+            }
         })
     }
 
     fn look_into<'a>(&'a self, login: &'a Login, folder: &'a str) -> Pending<'a, Result<(), StoreFault>> {
-        Box::pin(self.look_below(login, folder))
+        Box::pin(async move {
+            match self.look_below(login, folder).await {
+                Err(fault)
+                    if Saying::of(&fault) == Saying::Silent && self.memory.read().was_empty(folder) =>
+                {
+                    Ok(())
+                }
+                looked => looked,
+            }
+        })
     }
 
     fn refresh<'a>(

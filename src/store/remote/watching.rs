@@ -207,9 +207,22 @@ impl Remote {
         }
     }
 
+    /// Probes the engine. While it says nothing another probe is sent each `probe_every`: one that was swallowed by a black
+    /// hole does not put off the first answer after it, and one that is merely slow counts all the same.
     async fn probe_once(&self) {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        let probed = tokio::time::timeout(self.options.answer_within, self.source.probe()).await;
+        let mut probes = JoinSet::new();
+        let probing = async {
+            loop {
+                self.requests.fetch_add(1, Ordering::Relaxed);
+                let source = Arc::clone(&self.source);
+                probes.spawn(async move { source.probe().await });
+                tokio::select! {
+                    Some(Ok(probed)) = probes.join_next() => return probed,
+                    () = tokio::time::sleep(self.options.probe_every) => {}
+                }
+            }
+        };
+        let probed = tokio::time::timeout(self.options.answer_within, probing).await;
         let probed = probed.unwrap_or_else(|_| Err(StoreFault::Timeout.into()));
         self.tell_breaker(probed.as_ref().err(), true);
     }

@@ -59,7 +59,7 @@ impl Vault {
             custom: BTreeMap::new(),
         });
         let pins = Pins::read(&metadata);
-        let mut before = held(path, &metadata, &pins, now);
+        let mut before = held(path, &metadata, &pins, answered.now());
         let base = self.base(login, change, &mut before).await?;
         let mut after = before.clone();
         let mut next_node = 1;
@@ -389,6 +389,7 @@ impl Vault {
         request_id: Option<String>,
     ) -> Result<Answer<Made>, SourceFault> {
         let (metadata, answered, _) = self.metadata(work.login, work.path).await?;
+        let now = answered.now();
         let request_id = request_id.or(Some(answered.correlation_id));
         let lost = || SourceFault { request_id: request_id.clone(), ..lost_race(work.path).into() };
         let mut metadata = metadata.ok_or_else(lost)?;
@@ -397,15 +398,15 @@ impl Vault {
             _ => work.metadata.newest,
         };
         let mut pins = Pins::read(&metadata);
-        let mut there = held(work.path, &metadata, &pins, now());
+        let mut there = held(work.path, &metadata, &pins, now);
         // A version that somebody stored since is his: there is nothing to settle then.
         if metadata.newest == expected && !leads_to_the_same(&there, &work.after) {
-            let wanted = pins_for(&work.after, &metadata, &pins, None, now());
+            let wanted = pins_for(&work.after, &metadata, &pins, None, now);
             self.write_pins(work, &metadata, &wanted, false).await?;
             let (again, ..) = self.metadata(work.login, work.path).await?;
             metadata = again.ok_or_else(lost)?;
             pins = Pins::read(&metadata);
-            there = held(work.path, &metadata, &pins, now());
+            there = held(work.path, &metadata, &pins, now);
             if metadata.newest == expected && !leads_to_the_same(&there, &work.after) {
                 return Err(lost());
             }

@@ -127,10 +127,11 @@ impl Vault {
         path: &SecretPath,
     ) -> Result<Answer<Option<Description>>, SourceFault> {
         let (metadata, answered, request_id) = self.metadata(login, path).await?;
+        let now = answered.now();
         let request_id = request_id.or(Some(answered.correlation_id));
         let Some(metadata) = metadata else { return Ok(Answer { content: None, request_id }) };
         let pins = Pins::read(&metadata);
-        let content = state::described(state::held(path, &metadata, &pins, now()), &pins);
+        let content = state::described(state::held(path, &metadata, &pins, now), &pins);
         Ok(Answer { content, request_id })
     }
 

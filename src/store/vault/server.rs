@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use crate::model::SecretBytes;
+use super::kv::now;
+use crate::model::{SecretBytes, UnixTime};
 use crate::store::http::{Ask, Http, HttpFault, Method, Repeat, Reply};
 use crate::store::{SourceFault, StoreFault};
 
@@ -155,6 +156,16 @@ struct Errors {
 }
 
 impl Answered {
+    /// The server's clock at the end of the second in which it answered, or ours where it does not say: what it deleted by
+    /// its own clock is deleted, however wrong ours is.
+    pub(super) fn now(&self) -> UnixTime {
+        const SECOND_US: i64 = 1_000_000;
+        match self.reply.date {
+            Some(date) => UnixTime::from_micros(date.micros().saturating_add(SECOND_US - 1)),
+            None => now(),
+        }
+    }
+
     pub(super) fn status(&self) -> u16 {
         self.reply.status
     }

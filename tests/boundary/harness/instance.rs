@@ -14,7 +14,11 @@ use serde_json::{Value, json};
 
 use super::{Asker, Done, Kept, Program, RecordList, wait_until};
 
-const CREDFS: &str = env!("CARGO_BIN_EXE_credfs");
+/// The program under test: that of this build, or the one that `CREDFS_TEST_PROGRAM` names.
+fn credfs() -> String {
+    std::env::var("CREDFS_TEST_PROGRAM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_credfs").to_owned())
+}
+
 /// How long a debug build may take to serve.
 const READY_LIMIT: Duration = Duration::from_secs(10);
 /// How long it may take to unmount and end.
@@ -222,7 +226,8 @@ impl Instance {
 
     pub(crate) fn program_as(&self, asker: &Asker, words: &[&str]) -> Program {
         let config = self.config_path();
-        let mut all = vec![CREDFS, "--config", &config];
+        let credfs = credfs();
+        let mut all = vec![credfs.as_str(), "--config", &config];
         all.extend(words);
         let program = asker.program(&all);
         self.environment.iter().fold(program, |program, (name, value)| program.env(name, value))

@@ -30,6 +30,7 @@ fn binary() -> &'static Path {
 /// One server.
 pub(crate) struct Bao {
     child: Child,
+    arguments: Vec<String>,
     directory: Directory,
     pub(crate) url: String,
     pub(crate) root: String,
@@ -62,8 +63,9 @@ impl Bao {
             format!("-dev-listen-address={address}"),
         ];
         let child = start(&directory, &arguments);
-        let mut bao =
-            Self { child, directory, url: format!("http://{address}"), root, ca: None, unseal_key: None };
+        let url = format!("http://{address}");
+        let arguments = arguments.to_vec();
+        let mut bao = Self { child, arguments, directory, url, root, ca: None, unseal_key: None };
         bao.wait_for(200);
         // The engine at `secret` is being given its versions for a moment.
         bao.wait_until(|bao| bao.ask("GET", "secret/config", None).0 == 200);
@@ -106,18 +108,36 @@ impl Bao {
             "disable_mlock = true\n{storage}{listener}}}\napi_addr = \"{scheme}://127.0.0.1:{port}\"\n"
         );
         let config = directory.file("server.hcl", &config);
-        let child = start(&directory, &["server".to_owned(), format!("-config={}", config.display())]);
+        let arguments = vec!["server".to_owned(), format!("-config={}", config.display())];
+        let child = start(&directory, &arguments);
         let mut bao = Self {
             child,
+            arguments,
             directory,
             url: format!("{scheme}://127.0.0.1:{port}"),
             root: String::new(),
             ca: secured.map(|secured| secured.certificates.ca()),
             unseal_key: None,
         };
-        // Not initialised, or sealed where it found one that is.
-        bao.wait_until(|bao| [501, 503].contains(&bao.ask("GET", "sys/health", None).0));
+        bao.wait_until_sealed();
         bao
+    }
+
+    /// Not initialised, or sealed where it found a storage that is.
+    fn wait_until_sealed(&mut self) {
+        self.wait_until(|bao| [501, 503].contains(&bao.ask("GET", "sys/health", None).0));
+    }
+
+    /// Starts one with a storage of its own anew, after `kill`: it is sealed.
+    pub(crate) fn start_again(&mut self) {
+        self.child = start(&self.directory, &self.arguments);
+        self.wait_until_sealed();
+    }
+
+    /// Sends its process a signal by name: `STOP` makes a black hole of it, into which connections can still be made.
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
     }
 
     fn initialise(&mut self) {
@@ -195,6 +215,38 @@ impl Bao {
         let (status, answer) = self.ask(method, path, Some(body));
         assert!((200..300).contains(&status), "{method} {path}: {status} {answer}");
         answer
+    }
+
+    /// Posts many bodies over one connection, in the clear: a curl for each would take a minute for a thousand.
+    #[track_caller]
+    pub(crate) fn tell_many(&self, many: impl IntoIterator<Item = (String, Value)>) {
+        use std::io::{BufRead as _, BufReader, Read as _};
+        let address = self.url.trim_start_matches("http://");
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        let mut answers = BufReader::new(stream.try_clone().unwrap());
+        for (path, body) in many {
+            let body = body.to_string();
+            let (root, length) = (&self.root, body.len());
+            let request = format!(
+                "POST /v1/{path} HTTP/1.1\r\nHost: {address}\r\nX-Vault-Token: {root}\r\nContent-Length: {length}\r\n\r\n{body}"
+            );
+            stream.write_all(request.as_bytes()).unwrap();
+            let (mut status, mut length) = (String::new(), 0);
+            answers.read_line(&mut status).unwrap();
+            assert!(status.contains(" 200 ") || status.contains(" 204 "), "{path}: {status}");
+            loop {
+                let mut line = String::new();
+                answers.read_line(&mut line).unwrap();
+                if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                    length = value.trim().parse().unwrap();
+                }
+                if line == "\r\n" {
+                    break;
+                }
+            }
+            answers.read_exact(&mut vec![0; length]).unwrap();
+        }
     }
 
     #[track_caller]

@@ -93,3 +93,40 @@ impl Certificates {
         assert!(made.status.success(), "openssl {arguments:?}: {}", String::from_utf8_lossy(&made.stderr));
     }
 }
+
+/// A server of TLS that shows a certificate, and keeps what it is told.
+pub(crate) struct Impostor {
+    child: std::process::Child,
+    directory: Directory,
+}
+
+impl Impostor {
+    /// Listens on `port` and shows the certificate of that name.
+    pub(crate) fn at(port: u16, certificates: &Certificates, shows: &str) -> Self {
+        let directory = Directory::new();
+        let (cert, key) = certificates.files(shows);
+        let mut words = Command::new("setpriv");
+        words.args(["--pdeathsig", "KILL", "openssl", "s_server", "-quiet", "-accept"]);
+        words.arg(port.to_string()).arg("-cert").arg(cert).arg("-key").arg(key);
+        let said = std::fs::File::create(directory.path().join("said")).unwrap();
+        let child = words.stdin(Stdio::piped()).stdout(said).stderr(Stdio::null()).spawn().unwrap();
+        let begun = std::time::Instant::now();
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(begun.elapsed() < std::time::Duration::from_secs(5));
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        Self { child, directory }
+    }
+
+    /// All that it was told behind the handshake.
+    pub(crate) fn was_told(&self) -> Vec<u8> {
+        std::fs::read(self.directory.path().join("said")).unwrap()
+    }
+}
+
+impl Drop for Impostor {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -11,7 +11,7 @@ mod unit;
 
 pub(crate) use bao::{Bao, Cluster, Secured};
 pub(crate) use between::{Between, Does, silent_port};
-pub(crate) use certificates::Certificates;
+pub(crate) use certificates::{Certificates, Impostor};
 pub(crate) use directory::Directory;
 pub(crate) use heard::heard;
 pub(crate) use postgres::Postgres;
