@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use crate::access::Actor;
 use crate::config::Config;
 use crate::control::{
-    Answer, Command, CommandFault, Contact, Instance, Kind, NoReply, Payload, Reply, ask, execute,
+    Answer, Command, CommandFault, Contact, Instance, Kind, NoReply, Payload, Reply, StatusAnswer, ask,
+    execute,
 };
 use crate::daemon::{self, OpenTrouble, Rooms, Surroundings};
 use crate::model::SecretBytes;
@@ -88,6 +89,14 @@ pub(super) fn through_instance(config: &Config, command: &Command) -> Result<Rep
                 config.control.socket.display()
             ),
         )),
+    }
+}
+
+/// How the running instance is, where one answers.
+pub(super) fn running(config: &Config) -> Option<StatusAnswer> {
+    match through_instance(config, &Command::Status).ok()?.answer {
+        Answer::Status(status) => Some(*status),
+        _ => None,
     }
 }
 

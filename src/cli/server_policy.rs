@@ -2,12 +2,23 @@
 
 use serde_json::json;
 
+use crate::config::{Config, StoreSettings, VaultSettings};
 use crate::control::CommandFault;
 use crate::daemon;
-use crate::policy::{ServerPolicy, ServerStore};
+use crate::model::SecretPath;
+use crate::policy::{Minted, MintedKind, ServerPolicy, ServerRule, ServerStore};
+use crate::store::{Declared, Engine};
 
 use super::arguments::Learn;
+use super::connect::running;
 use super::{Context, Exit, output};
+
+/// The version of a KV engine, and how it is known.
+struct Kv {
+    version: u8,
+    /// Why it was taken for that, where nobody said it.
+    doubt: Option<String>,
+}
 
 pub(super) fn server_policy(context: &Context, name: &str, options: &Learn) -> Result<Exit, CommandFault> {
     let config = context.trusted_config()?;
@@ -30,16 +41,23 @@ pub(super) fn server_policy(context: &Context, name: &str, options: &Learn) -> R
         .map(|other| other.prefix.as_str())
         .filter(|other| *other != store.prefix && store.serves(other))
         .collect();
+    let minted: Vec<Minted> =
+        vault.dynamic.iter().filter_map(|declared| minted(declared, &store.prefix)).collect();
+    let kv = match options.kv {
+        Some(version) => Kv { version, doubt: None },
+        None => kv_version(context, &config, store, vault),
+    };
     let policies = policy.server_policies(&ServerStore {
         name,
         prefix: &store.prefix,
         mount: &vault.mount,
         namespace: vault.namespace.as_deref().unwrap_or_default(),
-        has_versions: options.kv == 2,
+        has_versions: kv.version == 2,
         machine_namespace: vault.login.namespace.as_deref(),
         own_login_required: vault.remote.needs_own_login,
         administrator: options.administrator,
         others_within: &others,
+        minted: &minted,
     });
     let policies = policies.map_err(|fault| CommandFault::failed(fault.to_string()))?;
     let wanted: Vec<&ServerPolicy> = policies
@@ -53,24 +71,77 @@ pub(super) fn server_policy(context: &Context, name: &str, options: &Learn) -> R
             known.join(", ")
         )));
     }
-    if context.json {
-        let all: Vec<_> = wanted
-            .iter()
-            .map(|policy| {
-                let mut value = json!(policy);
-                value["hcl"] = json!(hcl(policy, name));
-                value
-            })
-            .collect();
-        output::json(&json!({ "store": name, "mount": vault.mount, "kv": options.kv, "policies": all }))?;
-    } else {
-        let texts: Vec<String> = wanted.iter().map(|policy| hcl(policy, name)).collect();
-        output::text(&texts.join("\n"))?;
-    }
+    // Whoever pipes the policy to the server sees standard error alone.
+    kv.doubt.iter().for_each(|doubt| output::say(&format!("credfs: warning: {doubt}")));
+    print(context, name, vault, &kv, &wanted)?;
     Ok(Exit::Done)
 }
 
-fn hcl(policy: &ServerPolicy, store: &str) -> String {
+/// What is declared, by its path in the tree.
+fn minted(declared: &Declared, prefix: &str) -> Option<Minted> {
+    let path = match prefix {
+        "" => declared.path.clone(),
+        prefix => SecretPath::parse(&format!("{prefix}/{}", declared.path)).ok()?,
+    };
+    let (mount, role, kind) = match &declared.engine {
+        Engine::Database { mount, role } => (mount, role, MintedKind::User),
+        Engine::Pki(pki) => (&pki.mount, &pki.role, MintedKind::Certificate(pki.parameters())),
+    };
+    Some(Minted { path, fields: declared.engine.fields(), mount: mount.clone(), role: role.clone(), kind })
+}
+
+/// The version as the running instance was told it, else as the server tells it now. Before there is a login that works
+/// neither knows: whoever sets that up needs the policy first, and so is given that of the usual version, and told.
+fn kv_version(context: &Context, config: &Config, store: &StoreSettings, vault: &VaultSettings) -> Kv {
+    let instance = running(config).and_then(|status| {
+        let known = status.stores.iter().find(|one| one.name == store.name);
+        known.and_then(|known| known.kv)
+    });
+    if let Some(version) = instance {
+        return Kv { version, doubt: None };
+    }
+    let why = match daemon::ask_kv_version(&store.name, vault, &context.surroundings) {
+        Ok((Some(version), _)) => return Kv { version, doubt: None },
+        Ok((None, _)) => "its secret id is wrapped, and opens once".to_owned(),
+        Err(why) => why,
+    };
+    let doubt = format!(
+        "the server could not be asked which version its KV engine {:?} has ({}): it is taken for version 2; add --kv 1 if it \
+         is the other",
+        vault.mount,
+        plain(&why)
+    );
+    Kv { version: 2, doubt: Some(doubt) }
+}
+
+fn print(
+    context: &Context,
+    store: &str,
+    vault: &VaultSettings,
+    kv: &Kv,
+    policies: &[&ServerPolicy],
+) -> Result<(), CommandFault> {
+    let texts = policies.iter().map(|policy| hcl(policy, store, kv));
+    if !context.json {
+        return output::text(&texts.collect::<Vec<_>>().join("\n"));
+    }
+    let all: Vec<_> = policies
+        .iter()
+        .zip(texts)
+        .map(|(policy, hcl)| {
+            let mut value = json!(policy);
+            value["hcl"] = json!(hcl);
+            value
+        })
+        .collect();
+    let mut told = json!({ "store": store, "mount": vault.mount, "kv": kv.version, "policies": all });
+    if let Some(doubt) = &kv.doubt {
+        told["kv_assumed"] = json!(doubt);
+    }
+    output::json(&told)
+}
+
+fn hcl(policy: &ServerPolicy, store: &str, kv: &Kv) -> String {
     let namespace = match policy.namespace.as_str() {
         "" => String::new(),
         namespace => format!("-namespace={} ", plain(namespace)),
@@ -82,20 +153,36 @@ fn hcl(policy: &ServerPolicy, store: &str) -> String {
         plain(&policy.login),
         plain(&policy.name),
     );
+    kv.doubt.iter().for_each(|doubt| text.push_str(&format!("# NOT ASKED: {}\n", plain(doubt))));
     policy.wider.iter().for_each(|wider| text.push_str(&format!("# WIDER: {}\n", plain(wider))));
     policy.notes.iter().for_each(|note| text.push_str(&format!("# Note: {}\n", plain(note))));
     if policy.rules.is_empty() {
         text.push_str("# No grant is about it.\n");
     }
-    for rule in &policy.rules {
-        let capabilities: Vec<String> = rule.capabilities.iter().map(|one| format!("{one:?}")).collect();
+    policy.rules.iter().for_each(|rule| text.push_str(&hcl_rule(rule)));
+    text
+}
+
+fn hcl_rule(rule: &ServerRule) -> String {
+    let list = |all: &mut dyn Iterator<Item = &str>| all.map(quoted).collect::<Vec<_>>().join(", ");
+    let (path, capabilities) = (quoted(&rule.path), list(&mut rule.capabilities.iter().copied()));
+    if rule.allowed_parameters.is_empty() {
+        return format!("path {path} {{ capabilities = [{capabilities}] }}\n");
+    }
+    let mut text = format!("path {path} {{\n  capabilities = [{capabilities}]\n  allowed_parameters = {{\n");
+    for (name, values) in &rule.allowed_parameters {
         text.push_str(&format!(
-            "path \"{}\" {{ capabilities = [{}] }}\n",
-            rule.path.replace('\\', "\\\\").replace('"', "\\\""),
-            capabilities.join(", ")
+            "    {} = [{}]\n",
+            quoted(name),
+            list(&mut values.iter().map(String::as_str))
         ));
     }
+    text.push_str("  }\n}\n");
     text
+}
+
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
 /// A text that stays within its comment.

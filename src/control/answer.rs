@@ -63,6 +63,9 @@ pub struct StoreStatus {
     /// How many requests its server was sent by this process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests: Option<u64>,
+    /// The version of its KV engine, where it has one and was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv: Option<u8>,
     /// How many leases live at each path whose values are minted.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub leases: BTreeMap<String, LeaseCount>,
@@ -129,6 +132,7 @@ impl StoreStatus {
             state: store.state(),
             logins,
             requests: store.requests(),
+            kv: store.kv_version(),
             leases,
         }
     }

@@ -24,7 +24,7 @@ pub use restore::restore;
 pub use rooms::{OpenTrouble, Rooms, check, load_policy, local_options, open};
 pub use sample::Sandbox;
 pub use serve::{Working, log_out, work};
-pub use vault::check_remote;
+pub use vault::{ask_kv_version, check_remote};
 
 use std::path::PathBuf;
 

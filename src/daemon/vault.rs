@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::config::{Config, VaultSettings};
+use crate::config::{Config, StoreSettings, VaultSettings};
 use crate::policy::{LoginFile, LoginMethod, LoginSpec, Policy};
 use crate::store::{
     ClientCertificate, HttpOptions, Login, LoginBy, LoginSetup, Source as _, Vault, VaultOptions, Wrapped,
@@ -48,35 +48,50 @@ pub(super) fn vault_options(
 /// Asks every remote store, from here and now: what it is and under which login, or what is wrong. Nothing is left there.
 #[must_use]
 pub fn check_remote(config: &Config, surroundings: &Surroundings) -> Vec<(String, Result<String, String>)> {
-    let Ok(loaded) = Policy::load(&[], &crate::policy::Options::default(), &crate::policy::SystemNames)
-    else {
-        return Vec::new();
+    let check = |store: &StoreSettings| {
+        let outcome = ask_kv_version(&store.name, store.vault()?, surroundings).map(|found| match found {
+            (Some(version), method) => {
+                format!("a KV engine of version {version}, and the login by {method} works")
+            }
+            (None, _) => {
+                "it answers and is unsealed; its login is not tried, for a wrapped secret id opens once"
+                    .to_owned()
+            }
+        });
+        Some((store.name.clone(), outcome))
     };
-    let mut checked = Vec::new();
-    for store in &config.stores {
-        let Some(settings) = store.vault() else { continue };
-        let outcome = vault_options(&store.name, settings, &loaded.policy, surroundings)
-            .map_err(|trouble| trouble.into_fault().message)
-            .and_then(check_one);
-        checked.push((store.name.clone(), outcome));
-    }
-    checked
+    config.stores.iter().filter_map(check).collect()
 }
 
-fn check_one(options: VaultOptions) -> Result<String, String> {
+/// Asks the server of a store which version its KV engine has, under the machine's login, by the method that is told with it.
+/// `None`: that login can be made once only, and is left to the instance. Nothing is left at the server.
+///
+/// # Errors
+/// Why it cannot be asked, in words.
+pub fn ask_kv_version(
+    name: &str,
+    settings: &VaultSettings,
+    surroundings: &Surroundings,
+) -> Result<(Option<u8>, &'static str), String> {
+    let loaded = Policy::load(&[], &crate::policy::Options::default(), &crate::policy::SystemNames);
+    let policy = loaded.map_err(|_| "there is not even an empty policy".to_owned())?.policy;
+    let options = vault_options(name, settings, &policy, surroundings)
+        .map_err(|trouble| trouble.into_fault().message)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| format!("it cannot be asked: {error}"))?;
-    let method = options.machine_login.method.name();
+    let method = &options.machine_login.method;
+    let (is_wrapped, method) = (matches!(method, LoginBy::AppRole { wrapped: Some(_), .. }), method.name());
     let vault = Vault::new(options);
     runtime.block_on(async {
         vault.probe().await.map_err(|fault| fault.fault.to_string())?;
-        let found = vault.engine(&Login::machine()).await;
+        if is_wrapped {
+            return Ok((None, method));
+        }
+        let found = vault.ask_kv_version(&Login::machine()).await;
         vault.log_out(&Login::machine()).await;
-        found
-            .map(|engine| format!("{engine}, and the login by {method} works"))
-            .map_err(|fault| fault.fault.to_string())
+        found.map(|version| (Some(version), method)).map_err(|fault| fault.fault.to_string())
     })
 }
 

@@ -86,7 +86,7 @@ impl AclPath {
         Common::Path(Self { steps, glob: long.glob.clone() })
     }
 
-    fn covers(&self, other: &Self) -> bool {
+    pub(super) fn covers(&self, other: &Self) -> bool {
         matches!(self.common(other), Common::Path(common) if common == *other)
     }
 

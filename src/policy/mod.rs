@@ -19,6 +19,7 @@ mod pattern;
 mod read_grant;
 mod read_identity;
 mod server;
+mod server_minted;
 mod view;
 
 use std::collections::BTreeMap;
@@ -36,6 +37,7 @@ pub use login::{LoginFile, LoginMethod, LoginSpec};
 pub use names::{Names, SystemNames};
 pub use pattern::{Pattern, PatternFault};
 pub use server::{ServerPolicy, ServerPolicyFault, ServerRule, ServerStore};
+pub use server_minted::{Minted, MintedKind};
 pub use view::View;
 
 use grant::Grant;

@@ -194,6 +194,12 @@ impl Element {
     }
 }
 
+/// The names of a path below a directory; none where it is not below that.
+pub(super) fn names_below(path: &SecretPath, directory: &str) -> Vec<Element> {
+    let rest = path.as_str().strip_prefix(directory).unwrap_or_default();
+    rest.split('/').filter(|name| !name.is_empty()).map(|name| Element::Name(name.into())).collect()
+}
+
 /// Whether `name` has the shape that `shape` draws with `*` for any number of characters, also none.
 #[must_use]
 pub(super) fn has_shape(shape: &str, name: &str) -> bool {

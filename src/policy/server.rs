@@ -1,7 +1,7 @@
 //! The same grants in the words of a Vault or OpenBao server: one policy for each login that credfs has there, which lets that
 //! login do what credfs would ask for under it, and nothing else.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -9,6 +9,7 @@ use super::acl::{AclPath, Rights, Rules, Step, settle};
 use super::grant::Grant;
 use super::identity::Identity;
 use super::pattern::{Element, Pattern};
+use super::server_minted::{Minted, MintingRules};
 use super::{ADMINISTRATOR, Policy};
 
 /// How the store lies at its server.
@@ -32,6 +33,8 @@ pub struct ServerStore<'a> {
     pub administrator: bool,
     /// Prefixes of other stores that lie within this one's: what is there is not this store's.
     pub others_within: &'a [&'a str],
+    /// What of it is minted, and so not in the KV engine.
+    pub minted: &'a [Minted],
 }
 
 /// The policy of one login.
@@ -58,6 +61,10 @@ pub struct ServerRule {
     pub path: String,
     /// The capabilities.
     pub capabilities: Vec<&'static str>,
+    /// The only parameters that a request may have, by name, and the values of each, where `*` at an end is whatever goes on;
+    /// no values: any. None: any parameters.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub allowed_parameters: BTreeMap<&'static str, Vec<String>>,
 }
 
 /// Why a policy cannot be written.
@@ -66,6 +73,11 @@ pub enum ServerPolicyFault {
     /// It would have too many rules.
     #[error("the policy of {0} would have more than 2000 rules: grant fewer overlapping patterns")]
     TooMany(String),
+    /// The server's language cannot say a name.
+    #[error(
+        "the mount or role {0:?} cannot be written in a policy of the server: its signs mean something else there"
+    )]
+    Unwritable(String),
     /// The login cannot be given rights there.
     #[error(
         "{login} logs in in the namespace {of:?}, which is not above {namespace:?}: no policy there can speak of the store"
@@ -81,13 +93,16 @@ pub enum ServerPolicyFault {
 }
 
 /// What is asked for under one login, collected grant by grant.
-struct Draft<'a> {
-    store: &'a ServerStore<'a>,
+pub(super) struct Draft<'a> {
+    pub(super) store: &'a ServerStore<'a>,
     /// Names before the mount's own.
-    above: String,
+    pub(super) above: String,
+    /// For the KV engine.
     rules: Rules,
-    wider: BTreeSet<String>,
-    notes: BTreeSet<String>,
+    /// For engines that mint.
+    pub(super) minting: MintingRules,
+    pub(super) wider: BTreeSet<String>,
+    pub(super) notes: BTreeSet<String>,
 }
 
 impl Policy {
@@ -114,6 +129,9 @@ impl Policy {
             let named: Vec<&Identity> =
                 grant.to.iter().filter_map(|number| self.identities.get(*number)).collect();
             let reads = named.iter().any(reads_for_others);
+            if reads {
+                draft.mint(grant)?;
+            }
             for pattern in &grant.read {
                 draft.list(grant, pattern);
                 if reads {
@@ -149,6 +167,7 @@ impl Policy {
         let is_named =
             |number: &usize| self.identities.get(*number).is_some_and(|one| one.name == identity.name);
         for grant in self.grants.iter().filter(|grant| grant.to.iter().any(is_named)) {
+            draft.mint(grant)?;
             for pattern in &grant.read {
                 draft.read(grant, pattern);
                 draft.describe(grant, pattern);
@@ -184,8 +203,14 @@ impl<'a> Draft<'a> {
                 });
             }
         };
-        let mut draft =
-            Self { store, above, rules: Rules::new(), wider: BTreeSet::new(), notes: BTreeSet::new() };
+        let mut draft = Self {
+            store,
+            above,
+            rules: Rules::new(),
+            minting: MintingRules::new(),
+            wider: BTreeSet::new(),
+            notes: BTreeSet::new(),
+        };
         for other in store.others_within {
             draft.notes.insert(format!(
                 "what the server has below {other} in the tree belongs to another store, and is not left out"
@@ -285,7 +310,7 @@ impl<'a> Draft<'a> {
     }
 
     /// The path at the server of what a pattern names below the store, and whether it names that and no more.
-    fn path(&self, kind: &str, elements: &[Element]) -> (AclPath, bool) {
+    pub(super) fn path(&self, kind: &str, elements: &[Element]) -> (AclPath, bool) {
         let (mut path, is_exact) = draw(elements);
         let kind = if self.store.has_versions { kind } else { "" };
         let names = self.above.split('/').chain(self.store.mount.split('/')).chain([kind]);
@@ -294,8 +319,11 @@ impl<'a> Draft<'a> {
         (path, is_exact)
     }
 
-    fn finish(self, login: String) -> Result<ServerPolicy, ServerPolicyFault> {
-        let (rules, beyond) = settle(self.rules).map_err(|_| ServerPolicyFault::TooMany(login.clone()))?;
+    fn finish(mut self, login: String) -> Result<ServerPolicy, ServerPolicyFault> {
+        let asked = std::mem::take(&mut self.rules);
+        let (mut rules, beyond) = settle(asked).map_err(|_| ServerPolicyFault::TooMany(login.clone()))?;
+        self.leave_minted_out(&mut rules);
+        let minting = self.minting_rules();
         let mut wider = self.wider;
         wider.extend(beyond.iter().map(|(path, other)| {
             format!(
@@ -312,7 +340,7 @@ impl<'a> Draft<'a> {
             login,
             name,
             namespace: namespace.to_owned(),
-            rules: rules.into_iter().map(|(path, rights)| rule(&path, &rights)).collect(),
+            rules: rules.into_iter().map(|(path, rights)| rule(&path, &rights)).chain(minting).collect(),
             wider: wider.into_iter().collect(),
             notes: self.notes.into_iter().collect(),
         })
@@ -320,7 +348,8 @@ impl<'a> Draft<'a> {
 }
 
 fn rule(path: &AclPath, rights: &Rights) -> ServerRule {
-    ServerRule { path: path.text(), capabilities: rights.iter().copied().collect() }
+    let capabilities = rights.iter().copied().collect();
+    ServerRule { path: path.text(), capabilities, allowed_parameters: BTreeMap::new() }
 }
 
 /// The folders that must be listed to come to what a pattern names.
@@ -334,7 +363,7 @@ fn folders_of(elements: &[Element]) -> Vec<&[Element]> {
 }
 
 /// Whether the server's language can say a name: it has no way to write these without their meaning.
-fn can_be_written(name: &str) -> bool {
+pub(super) fn can_be_written(name: &str) -> bool {
     name != "+" && !["\"", "\\", "{{", "}}", "${", "%{"].iter().any(|mark| name.contains(mark))
 }
 

@@ -51,6 +51,21 @@ pub struct Pki {
     pub ttl: Option<Duration>,
 }
 
+impl Pki {
+    /// What the engine is sent, name by name.
+    #[must_use]
+    pub fn parameters(&self) -> Vec<(&'static str, String)> {
+        let mut all = vec![("common_name", self.common_name.clone())];
+        for (name, list) in [("alt_names", &self.alt_names), ("ip_sans", &self.ip_sans)] {
+            if !list.is_empty() {
+                all.push((name, list.join(",")));
+            }
+        }
+        all.extend(self.ttl.map(|ttl| ("ttl", format!("{}s", ttl.as_secs()))));
+        all
+    }
+}
+
 /// Names of a database engine's fields, in order.
 const DATABASE: [&str; 2] = ["password", "username"];
 /// Names of a PKI engine's fields, in order.

@@ -213,6 +213,11 @@ pub trait Store: Send + Sync {
         Vec::new()
     }
 
+    /// The version of the KV engine behind it, where there is one and it has said so; nobody is asked.
+    fn kv_version(&self) -> Option<u8> {
+        None
+    }
+
     /// How many requests its server was sent by this process; `None` where it has no server.
     fn requests(&self) -> Option<u64> {
         None

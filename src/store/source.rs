@@ -187,6 +187,11 @@ pub trait Source: Send + Sync {
     /// Whether the engine can be reached and is unsealed, asked now without a login.
     fn probe(&self) -> Pending<'_, Result<(), SourceFault>>;
 
+    /// The version of the KV engine behind it, where there is one and it has said so; nobody is asked.
+    fn kv_version(&self) -> Option<u8> {
+        None
+    }
+
     /// How its logins are, without asking anyone.
     fn logins(&self) -> Vec<LoginStatus>;
 

@@ -66,7 +66,7 @@ fn told(policy: &Policy, paths: &[String]) -> BTreeMap<String, BTreeSet<(String,
     paths.iter().map(of).collect()
 }
 
-fn learned(instance: &Instance, more: &[&str]) -> Vec<Value> {
+pub(crate) fn learned(instance: &Instance, more: &[&str]) -> Vec<Value> {
     let words = [&["learn", "--store", "central", "--json"], more].concat();
     let told = instance.command(&words).ok().json();
     told["policies"].as_array().unwrap().clone()

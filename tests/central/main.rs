@@ -10,6 +10,8 @@ mod servers;
 
 mod faults;
 mod learn;
+mod learn_minted;
+mod learn_version;
 mod logins;
 mod memory;
 mod outages;

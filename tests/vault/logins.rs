@@ -236,24 +236,6 @@ fn each_identity_logs_in_as_itself() {
 fn a_wrapped_secret_id_opens_once_and_only_if_it_was_made_where_it_should_be() {
     let bao = reader();
     let (role_id, _) = bao.approle("orders", json!({"token_policies": ["reader"], "token_ttl": "1h"}));
-    let wrap = |path: &str, body: &Value| {
-        let url = format!("{}/v1/{path}", bao.url);
-        let made = std::process::Command::new("curl")
-            .args([
-                "-s",
-                "--noproxy",
-                "*",
-                "-H",
-                &format!("X-Vault-Token: {}", bao.root),
-                "-H",
-                "X-Vault-Wrap-TTL: 60s",
-            ])
-            .args(["-d", &body.to_string(), &url])
-            .output()
-            .unwrap();
-        let made: Value = serde_json::from_slice(&made.stdout).unwrap();
-        made["wrap_info"]["token"].as_str().unwrap().to_owned()
-    };
     let open = |token: &str, made_at: Option<&str>| {
         let directory = Directory::new();
         let secret_id_file = directory.file("id", token);
@@ -261,7 +243,7 @@ fn a_wrapped_secret_id_opens_once_and_only_if_it_was_made_where_it_should_be() {
         let login = setup(LoginBy::AppRole { role_id: role_id.clone(), secret_id_file, wrapped });
         Opened::with(options(&[&bao.url], "secret", login), directory)
     };
-    let token = wrap("auth/approle/role/orders/secret-id", &json!({}));
+    let token = bao.wrap("auth/approle/role/orders/secret-id", &json!({}));
     let opened = open(&token, None);
     reads(&opened).unwrap();
     // Logged out and in again: what was unwrapped is still known, though its wrapping opens no more.
@@ -269,9 +251,9 @@ fn a_wrapped_secret_id_opens_once_and_only_if_it_was_made_where_it_should_be() {
     reads(&opened).unwrap();
     let says = |result: Result<(), StoreFault>| result.unwrap_err().to_string();
     assert!(says(reads(&open(&token, None))).contains("find out who did"));
-    let elsewhere = wrap("sys/wrapping/wrap", &json!({"secret_id": "planted"}));
+    let elsewhere = bao.wrap("sys/wrapping/wrap", &json!({"secret_id": "planted"}));
     assert!(says(reads(&open(&elsewhere, None))).contains("not made where it should have been"));
-    let token = wrap("auth/approle/role/orders/secret-id", &json!({}));
+    let token = bao.wrap("auth/approle/role/orders/secret-id", &json!({}));
     assert!(says(reads(&open(&token, Some("auth/approle/role/other/secret-id")))).contains("not made where"));
     reads(&open(&token, Some("auth/approle/role/orders/secret-id"))).unwrap();
 }

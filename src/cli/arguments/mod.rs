@@ -172,8 +172,10 @@ pub(super) enum Verb {
     /// With --store NAME nothing is learned from the log. For each login that credfs has at the Vault or OpenBao server
     /// behind NAME it prints the policy (HCL) that lets that login do what the local grants let its identities do, and no
     /// more: least privilege on both sides. The machine's login lists and describes for all, makes every change, and
-    /// reads for the identities that have no login of their own; an identity's own login reads for that one. The server
-    /// is not needed. Where its language has no equal for a pattern (a star within a name, ** before another name) the
+    /// reads for the identities that have no login of their own; an identity's own login reads for that one. Where secrets
+    /// are minted, the login for whose identities that is done may ask for, renew and end exactly those. Which version the
+    /// KV engine has the running instance says, else the server, under the machine's login; before there is one that
+    /// works, version 2 is taken, and the output says so (NOT ASKED). Where the server's language has no equal for a pattern (a star within a name, ** before another name) the
     /// policy says so in a comment that begins with WIDER, and prints the narrowest that lets everything granted through.
     #[command(
         after_help = "Examples:\n  credfs learn --since 1h\n  credfs learn --since 1d > /etc/credfs/policy.d/proposed.toml\n  credfs learn --store central\n  credfs learn --store central --login machine | bao policy write credfs-central-machine -\n  credfs learn --store central --login identity:orders | bao policy write credfs-central-orders -"

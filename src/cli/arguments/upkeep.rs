@@ -178,9 +178,10 @@ pub(crate) struct Learn {
     /// Only the policy of this login: machine, or identity:NAME.
     #[arg(long, value_name = "LOGIN", requires = "store")]
     pub(crate) login: Option<String>,
-    /// The version of the KV engine at the store's mount.
-    #[arg(long, value_name = "VERSION", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=2), requires = "store")]
-    pub(crate) kv: u8,
+    /// The version of the KV engine at the store's mount, 1 or 2. Where it is not given the running instance is asked, else
+    /// the server under the machine's login; where that cannot be, 2 is taken and the output says so.
+    #[arg(long, value_name = "VERSION", value_parser = clap::value_parser!(u8).range(1..=2), requires = "store")]
+    pub(crate) kv: Option<u8>,
     /// Give the machine's login the rights of root and of the configuration's owner as well, who may administer every
     /// secret.
     #[arg(long, requires = "store")]

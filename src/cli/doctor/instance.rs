@@ -5,14 +5,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::config::{Config, DEFAULT_CONFIG};
-use crate::control::{Answer, Command, CommandFault, StatusAnswer};
+use crate::control::{CommandFault, StatusAnswer};
 use crate::daemon::{self, OpenTrouble};
 use crate::store::StoreState;
 use crate::sys::file::{self, Space};
 use crate::sys::mount::{self, Standing};
 use crate::sys::mountinfo::{self, MountEntry};
 
-use super::super::connect::through_instance;
+use super::super::connect::running;
 use super::super::{Context, audit};
 use super::{Finding, clock, files, units};
 
@@ -141,16 +141,6 @@ fn mounts_around(mount_point: &Path, mounts: &[MountEntry]) -> Vec<Finding> {
         )
     }));
     findings
-}
-
-fn running(config: &Config) -> Option<StatusAnswer> {
-    match through_instance(config, &Command::Status) {
-        Ok(reply) => match reply.answer {
-            Answer::Status(status) => Some(*status),
-            _ => None,
-        },
-        Err(_) => None,
-    }
 }
 
 fn of_running(status: &StatusAnswer) -> Vec<Finding> {

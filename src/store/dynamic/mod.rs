@@ -345,6 +345,10 @@ impl Store for Dynamic {
         self.inner.logins()
     }
 
+    fn kv_version(&self) -> Option<u8> {
+        self.inner.kv_version()
+    }
+
     fn requests(&self) -> Option<u64> {
         self.inner.requests()
     }

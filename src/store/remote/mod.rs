@@ -342,6 +342,10 @@ impl Store for Remote {
         self.source.logins()
     }
 
+    fn kv_version(&self) -> Option<u8> {
+        self.source.kv_version()
+    }
+
     fn requests(&self) -> Option<u64> {
         Some(self.requests.load(std::sync::atomic::Ordering::Relaxed))
     }

@@ -27,6 +27,15 @@ pub(super) enum Form {
     Versioned,
 }
 
+impl Form {
+    pub(super) const fn kv_version(self) -> u8 {
+        match self {
+            Self::Plain => 1,
+            Self::Versioned => 2,
+        }
+    }
+}
+
 #[derive(Deserialize)]
 struct MountTold {
     #[serde(rename = "type", default)]

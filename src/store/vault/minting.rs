@@ -157,14 +157,8 @@ fn odd(answered: &Answered, what: &str) -> SourceFault {
 
 fn pki_body(pki: &Pki) -> SecretBytes {
     let mut body = JsonText::new();
-    body.raw("{\"common_name\":").string(&pki.common_name);
-    for (key, list) in [("alt_names", &pki.alt_names), ("ip_sans", &pki.ip_sans)] {
-        if !list.is_empty() {
-            body.raw(&format!(",\"{key}\":")).string(&list.join(","));
-        }
-    }
-    if let Some(ttl) = pki.ttl {
-        body.raw(&format!(",\"ttl\":\"{}s\"", ttl.as_secs()));
+    for (at, (name, value)) in pki.parameters().iter().enumerate() {
+        body.raw(if at == 0 { "{" } else { "," }).string(name).raw(":").string(value);
     }
     body.raw("}");
     body.finish()

@@ -115,15 +115,12 @@ impl Vault {
         gone.into_iter().map(EndedLogin).collect()
     }
 
-    /// What stands at the mount, in words: asked under a login, which is made for it.
+    /// The version of the KV engine at the mount: asked under a login, which is made for it.
     ///
     /// # Errors
     /// Whatever keeps it from being used.
-    pub async fn engine(&self, login: &Login) -> Result<&'static str, SourceFault> {
-        Ok(match self.within(2, self.form(login)).await? {
-            Form::Plain => "a KV engine of version 1",
-            Form::Versioned => "a KV engine of version 2",
-        })
+    pub async fn ask_kv_version(&self, login: &Login) -> Result<u8, SourceFault> {
+        Ok(self.within(2, self.form(login)).await?.kv_version())
     }
 
     fn account(&self, login: Login, setup: &LoginSetup) -> Arc<Account> {
@@ -262,6 +259,10 @@ impl Source for Vault {
                 _ => Err(answered.refusal("the server's health")),
             }
         }))
+    }
+
+    fn kv_version(&self) -> Option<u8> {
+        self.form.lock().map(|(form, _)| form.kv_version())
     }
 
     fn logins(&self) -> Vec<LoginStatus> {
