@@ -8,6 +8,7 @@ mod harden;
 mod init;
 mod left;
 mod reload;
+mod remote_check;
 mod restore;
 mod rights;
 mod rooms;
@@ -20,11 +21,11 @@ pub use complete::{Completed, complete};
 pub use foreground::{Keeping, Mounting, keep, mount, with_instance};
 pub use harden::harden;
 pub use init::{Laid, Layout};
+pub use remote_check::{RemoteFinding, RemoteTrouble, ask_kv_version, check_remote};
 pub use restore::restore;
 pub use rooms::{OpenTrouble, Rooms, check, load_policy, local_options, open};
 pub use sample::Sandbox;
 pub use serve::{Working, log_out, work};
-pub use vault::{ask_kv_version, check_remote};
 
 use std::path::PathBuf;
 

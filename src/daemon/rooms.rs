@@ -1,6 +1,7 @@
 //! The rooms in their order: configuration, audit log, stores, policy, gate.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -98,13 +99,29 @@ pub(super) fn serving_uid(config: &Config) -> Result<u32, Fault> {
 /// # Errors
 /// Every fault.
 pub fn load_policy(config: &Config) -> Result<Loaded, Vec<Fault>> {
-    let loaded = Policy::load(&config.policy.paths, &policy_options(config), &SystemNames)?;
-    let vaults = config.stores.iter().filter(|store| store.vault().is_some());
-    let logins =
-        vaults.flat_map(|store| loaded.policy.logins_at(&store.name)).flat_map(|(_, login)| login.files());
-    let own = owning_uid(config)?;
-    let lax = config::check_login_files(logins, own);
+    let mut loaded = Policy::load(&config.policy.paths, &policy_options(config), &SystemNames)?;
+    let mut files = Vec::new();
+    for (store, vault) in config.stores.iter().filter_map(|store| Some((store, store.vault()?))) {
+        let logins = loaded.policy.logins_at(&store.name);
+        files.extend(logins.flat_map(|(_, login)| login.files()));
+        loaded.warnings.extend(vault.files().into_iter().filter_map(absent));
+    }
+    loaded.warnings.extend(files.iter().cloned().filter_map(absent));
+    let lax = config::check_login_files(files, owning_uid(config)?);
     if lax.is_empty() { Ok(loaded) } else { Err(lax) }
+}
+
+/// A file that a login reads may come later, from whoever delivers it: that it is not there is no fault yet.
+fn absent((file, _): (PathBuf, bool)) -> Option<Fault> {
+    let is_absent = std::fs::symlink_metadata(&file).is_err_and(|error| error.kind() == ErrorKind::NotFound);
+    is_absent.then(|| {
+        let message = "is named for a login at a remote store, and is not there";
+        Fault::of_file(
+            &file,
+            message,
+            "put it there, with mode 0600 if it is a secret; until then that login fails",
+        )
+    })
 }
 
 fn policy_options(config: &Config) -> policy::Options {
@@ -146,7 +163,7 @@ pub fn open(
             }
             StoreKind::Vault(vault) => {
                 let engine =
-                    Arc::new(Vault::new(vault_options(&settings.name, vault, &policy, surroundings)?));
+                    Arc::new(Vault::new(vault_options(&settings.name, vault, Some(&policy), surroundings)?));
                 let options = remote_options(config, &vault.remote, surroundings, wait)?;
                 let store = Remote::open(Arc::clone(&engine) as Arc<dyn Source>, options)
                     .map_err(|fault| store_trouble(fault, &vault.remote.state_file))?;

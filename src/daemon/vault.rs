@@ -3,11 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::config::{Config, StoreSettings, VaultSettings};
+use crate::config::VaultSettings;
 use crate::policy::{LoginFile, LoginMethod, LoginSpec, Policy};
-use crate::store::{
-    ClientCertificate, HttpOptions, Login, LoginBy, LoginSetup, Source as _, Vault, VaultOptions, Wrapped,
-};
+use crate::store::{ClientCertificate, HttpOptions, LoginBy, LoginSetup, VaultOptions, Wrapped};
 
 use super::Surroundings;
 use super::rooms::{OpenTrouble, credential, size};
@@ -15,14 +13,14 @@ use super::rooms::{OpenTrouble, credential, size};
 /// Where Kubernetes puts the token of a pod's service account.
 const SERVICE_ACCOUNT_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
-/// How the store `name` is opened.
+/// How the store `name` is opened, with the logins of the policy's identities.
 ///
 /// # Errors
 /// Where a login is a credential and systemd gave none.
 pub(super) fn vault_options(
     name: &str,
     settings: &VaultSettings,
-    policy: &Policy,
+    policy: Option<&Policy>,
     surroundings: &Surroundings,
 ) -> Result<VaultOptions, OpenTrouble> {
     let http = HttpOptions {
@@ -40,58 +38,11 @@ pub(super) fn vault_options(
         namespace: settings.namespace.clone(),
         mount: settings.mount.clone(),
         machine_login: login_setup(&settings.login, surroundings)?,
-        logins: identity_logins(name, policy, surroundings)?,
+        logins: match policy {
+            Some(policy) => identity_logins(name, policy, surroundings)?,
+            None => BTreeMap::new(),
+        },
         own_login_required: settings.remote.needs_own_login,
-    })
-}
-
-/// Asks every remote store, from here and now: what it is and under which login, or what is wrong. Nothing is left there.
-#[must_use]
-pub fn check_remote(config: &Config, surroundings: &Surroundings) -> Vec<(String, Result<String, String>)> {
-    let check = |store: &StoreSettings| {
-        let outcome = ask_kv_version(&store.name, store.vault()?, surroundings).map(|found| match found {
-            (Some(version), method) => {
-                format!("a KV engine of version {version}, and the login by {method} works")
-            }
-            (None, _) => {
-                "it answers and is unsealed; its login is not tried, for a wrapped secret id opens once"
-                    .to_owned()
-            }
-        });
-        Some((store.name.clone(), outcome))
-    };
-    config.stores.iter().filter_map(check).collect()
-}
-
-/// Asks the server of a store which version its KV engine has, under the machine's login, by the method that is told with it.
-/// `None`: that login can be made once only, and is left to the instance. Nothing is left at the server.
-///
-/// # Errors
-/// Why it cannot be asked, in words.
-pub fn ask_kv_version(
-    name: &str,
-    settings: &VaultSettings,
-    surroundings: &Surroundings,
-) -> Result<(Option<u8>, &'static str), String> {
-    let loaded = Policy::load(&[], &crate::policy::Options::default(), &crate::policy::SystemNames);
-    let policy = loaded.map_err(|_| "there is not even an empty policy".to_owned())?.policy;
-    let options = vault_options(name, settings, &policy, surroundings)
-        .map_err(|trouble| trouble.into_fault().message)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| format!("it cannot be asked: {error}"))?;
-    let method = &options.machine_login.method;
-    let (is_wrapped, method) = (matches!(method, LoginBy::AppRole { wrapped: Some(_), .. }), method.name());
-    let vault = Vault::new(options);
-    runtime.block_on(async {
-        vault.probe().await.map_err(|fault| fault.fault.to_string())?;
-        if is_wrapped {
-            return Ok((None, method));
-        }
-        let found = vault.ask_kv_version(&Login::machine()).await;
-        vault.log_out(&Login::machine()).await;
-        found.map(|version| (Some(version), method)).map_err(|fault| fault.fault.to_string())
     })
 }
 

@@ -35,15 +35,21 @@ impl Fault {
     pub fn of_file(file: &Path, message: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { file: file.to_owned(), line: 0, message: message.into(), remedy: remedy.into() }
     }
+
+    /// Where it is and what, without what to do.
+    #[must_use]
+    pub fn what(&self) -> String {
+        let file = self.file.display();
+        match self.line {
+            0 => format!("{file}: {}", self.message),
+            line => format!("{file}:{line}: {}", self.message),
+        }
+    }
 }
 
 impl fmt::Display for Fault {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}:", self.file.display())?;
-        if self.line > 0 {
-            write!(formatter, "{}:", self.line)?;
-        }
-        write!(formatter, " {}; {}", self.message, self.remedy)
+        write!(formatter, "{}; {}", self.what(), self.remedy)
     }
 }
 

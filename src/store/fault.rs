@@ -55,8 +55,8 @@ pub enum StoreFault {
     /// The store cannot be reached.
     #[error("the store cannot be reached: {0}")]
     Away(String),
-    /// The store refused our login.
-    #[error("the store refused the login: {0}")]
+    /// The store refused our login, or a request of it.
+    #[error("refused by the store: {0}")]
     Refused(String),
     /// The store needs its key.
     #[error("the store is sealed: {0}")]

@@ -8,6 +8,7 @@ mod harness;
 #[path = "../vault/harness/mod.rs"]
 mod servers;
 
+mod doctor;
 mod faults;
 mod learn;
 mod learn_minted;

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use crate::config::{Config, DEFAULT_CONFIG};
 use crate::control::{CommandFault, StatusAnswer};
-use crate::daemon::{self, OpenTrouble};
+use crate::daemon::{self, OpenTrouble, RemoteFinding, RemoteTrouble};
+use crate::document::Fault;
+use crate::policy::Policy;
 use crate::store::StoreState;
 use crate::sys::file::{self, Space};
 use crate::sys::mount::{self, Standing};
@@ -30,23 +32,22 @@ pub(super) fn look(context: &Context) -> Vec<Finding> {
         Ok(_) => findings.push(Finding::ok("configuration", format!("{} is valid", config.file.display()))),
         Err(faults) => findings.push(of_faults("configuration", &CommandFault::invalid(&faults))),
     }
-    match daemon::load_policy(&config) {
+    let policy = match daemon::load_policy(&config) {
         Ok(loaded) => {
             let grants = loaded.policy.grant_count();
             findings.push(Finding::ok("policy", format!("is valid and has {grants} grants")));
-            findings.extend(loaded.warnings.iter().map(|warning| {
-                Finding::warning(
-                    "policy",
-                    format!("{}:{}: {}", warning.file.display(), warning.line, warning.message),
-                    &*warning.remedy,
-                )
-            }));
+            let warned = |warning: &Fault| Finding::warning("policy", warning.what(), &*warning.remedy);
+            findings.extend(loaded.warnings.iter().map(warned));
+            Some(loaded.policy)
         }
-        Err(faults) => findings.push(of_faults("policy", &CommandFault::invalid(&faults))),
-    }
+        Err(faults) => {
+            findings.push(of_faults("policy", &CommandFault::invalid(&faults)));
+            None
+        }
+    };
     findings.extend(files::look(&config));
     findings.push(clock::look(Some(&config.audit.path)));
-    findings.extend(remote(&config, context));
+    findings.extend(remote(&config, policy.as_ref(), context));
     findings.push(mount_point(&config));
     findings.extend(mounts_around(&config.mount_point, &mountinfo::mounts().unwrap_or_default()));
     // The units of the package serve the machine's own configuration, and no other.
@@ -61,14 +62,15 @@ pub(super) fn look(context: &Context) -> Vec<Finding> {
     findings
 }
 
-/// Whether each remote store can be reached, and the machine's login works there.
-fn remote(config: &Config, context: &Context) -> Vec<Finding> {
-    let checked = daemon::check_remote(config, &context.surroundings);
-    let finding = |(name, outcome): (String, Result<String, String>)| match outcome {
-        Ok(what) => Finding::ok("store", format!("{name}: {what}")),
-        Err(fault) => Finding::fault("store", format!("{name}: {fault}"), "see above"),
+/// Whether each remote store can be reached, and each login works there.
+fn remote(config: &Config, policy: Option<&Policy>, context: &Context) -> Vec<Finding> {
+    let finding = |found: RemoteFinding| match found.outcome {
+        Ok(what) => Finding::ok("store", format!("{}: {what}", found.about)),
+        Err(RemoteTrouble { message, remedy }) => {
+            Finding::fault("store", format!("{}: {message}", found.about), remedy)
+        }
     };
-    checked.into_iter().map(finding).collect()
+    daemon::check_remote(config, policy, &context.surroundings).into_iter().map(finding).collect()
 }
 
 fn of_faults(about: &'static str, faults: &CommandFault) -> Finding {

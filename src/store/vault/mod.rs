@@ -123,6 +123,14 @@ impl Vault {
         Ok(self.within(2, self.form(login)).await?.kv_version())
     }
 
+    /// Logs in, if nobody is logged in under that name.
+    ///
+    /// # Errors
+    /// Why it cannot be.
+    pub async fn try_login(&self, login: &Login) -> Result<(), SourceFault> {
+        self.within(1, async { self.account_of(login)?.try_session().await }).await
+    }
+
     fn account(&self, login: Login, setup: &LoginSetup) -> Arc<Account> {
         let namespace = setup.namespace.as_ref().or(self.options.namespace.as_ref());
         let own_certificate = match &setup.method {

@@ -97,6 +97,11 @@ impl Account {
         made.await.unwrap_or_else(|_| Err(StoreFault::Away("the login was given up".to_owned()).into()))
     }
 
+    /// Has a session made, where there is none.
+    pub(in crate::store::vault) async fn try_session(self: &Arc<Self>) -> Result<(), SourceFault> {
+        self.session().await.map(drop)
+    }
+
     fn at_hand(&self) -> Option<Result<Arc<Session>, SourceFault>> {
         match &*self.state.lock() {
             State::Valid(session) if !session.is_over() => Some(Ok(Arc::clone(session))),
