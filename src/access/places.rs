@@ -134,6 +134,13 @@ impl Places {
         Some((place.store.declared(&place.path)?, Arc::clone(place.store)))
     }
 
+    /// Tells the store of a secret that somebody looks at it.
+    pub fn note_look(&self, path: &SecretPath) {
+        if let Some(place) = self.place(path) {
+            place.store.note_look(&place.path);
+        }
+    }
+
     /// Calls `visit` with the path of every known secret below the directory `directory` (`""` is the root), and
     /// the secret, until it returns false.
     pub fn visit_below(&self, directory: &str, visit: &mut dyn FnMut(&SecretPath, &Arc<Secret>) -> bool) {

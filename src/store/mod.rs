@@ -193,6 +193,10 @@ pub trait Store: Send + Sync {
         Vec::new()
     }
 
+    /// Somebody who may list it looks at a secret, and is shown what is known of it. A store that may know more asks about it
+    /// soon, and nobody waits for that.
+    fn note_look(&self, _path: &SecretPath) {}
+
     /// Whether it was said a moment ago that there is no such secret, so that it is not asked for again.
     fn is_absent(&self, _path: &SecretPath) -> bool {
         true

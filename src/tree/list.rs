@@ -50,11 +50,13 @@ impl Tree {
                 if let Ok(path) = SecretPath::from_store(path)
                     && let Some(secret) = eyes.secret(&path)
                 {
+                    self.gate().places().note_look(&path);
                     add_own_names(&eyes, &path, &secret, &mut names);
                 }
             }
             Node::Versions(path) => {
                 if let Some(secret) = eyes.secret(path) {
+                    self.gate().places().note_look(path);
                     add_versions(&eyes, path, &secret, &mut names);
                 }
             }
@@ -78,8 +80,10 @@ impl Tree {
             return;
         }
         let skip = if path.is_empty() { 0 } else { path.len() + 1 };
-        let mut last_child = String::new();
-        self.gate().places().visit_below(path, &mut |secret_path, secret| {
+        let (mut last_child, mut looked_at) = (String::new(), Vec::new());
+        let places = self.gate().places();
+        let knows_all = places.knows_all();
+        places.visit_below(path, &mut |secret_path, secret| {
             let below = secret_path.as_str().get(skip..).unwrap_or_default();
             let child = below.split('/').next().unwrap_or_default();
             let is_new = child != last_child;
@@ -87,9 +91,14 @@ impl Tree {
                 child.clone_into(&mut last_child);
                 let inode = Inode::of_directory(&join(path, child));
                 names.insert(child_file_name(child), (inode, Kind::Directory));
+                if !knows_all && child.len() == below.len() {
+                    looked_at.push(secret_path.clone());
+                }
             }
             true
         });
+        // Whoever is shown their names will look at them next.
+        looked_at.iter().for_each(|path| places.note_look(path));
     }
 }
 

@@ -194,6 +194,68 @@ fn what_one_login_was_given_no_other_is_given() {
 }
 
 #[test]
+fn what_was_current_long_ago_is_not_given_as_current_whoever_was_polled_meanwhile() {
+    let site = Site::new();
+    site.put("s", "1");
+    let remote = site.open(site.with_cache());
+    assert_eq!(get(&remote, &orders(), "s", 1).unwrap(), ok("1", 0));
+    site.put("s", "2");
+    site.dial.pass(7_200 * S);
+    let fault = get(&remote, &orders(), "s", 1).unwrap_err();
+    assert!(matches!(fault, StoreFault::Replaced(..)), "so that the path is walked again: {fault}");
+    assert_eq!(remote.known(&orders(), &path("s")).unwrap().current, Some(version(2)));
+    assert_eq!(get(&remote, &orders(), "s", 2).unwrap(), ok("2", 0));
+    assert_eq!(get(&remote, &orders(), "s", 1).unwrap(), ok("1", 0), "who asks for that one is given it");
+    // Nor by a process that goes on with what an earlier one knew.
+    site.put("s", "3");
+    drop(remote);
+    let remote = site.open(site.with_cache());
+    assert_eq!(remote.known(&orders(), &path("s")).unwrap().current, Some(version(2)));
+    assert!(matches!(get(&remote, &orders(), "s", 2), Err(StoreFault::Replaced(..))));
+    assert_eq!(get(&remote, &orders(), "s", 3).unwrap(), ok("3", 0));
+}
+
+#[test]
+fn whoever_looks_at_a_secret_has_it_described_soon_and_nothing_fetched() {
+    let site = Site::with(|engine| engine.says_fields = true);
+    for number in 0..20 {
+        site.put(&format!("a/s{number}"), "1");
+    }
+    let remote = site.remote();
+    let described = || {
+        (0..20)
+            .filter(|number| {
+                remote
+                    .known(&orders(), &path(&format!("a/s{number}")))
+                    .is_some_and(|secret| secret.current.is_some())
+            })
+            .count()
+    };
+    run(async {
+        let watching = tokio::spawn(Arc::clone(&remote).watch_over());
+        let has = |count: usize| described() == count;
+        while remote.known(&orders(), &path("a/s19")).is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(has(0), "a listing says names alone");
+        for _ in 0..3 {
+            remote.note_look(&path("a/s7"));
+            remote.note_look(&path("a/unknown"));
+        }
+        let begun = Instant::now();
+        while !has(1) && begun.elapsed() < 5 * S {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(has(1) && site.engine.asked(Verb::Describe) == 1, "{}", site.engine.asked(Verb::Describe));
+        remote.note_look(&path("a/s7"));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(site.engine.asked(Verb::Describe), 1, "what was said a moment ago will do");
+        watching.abort();
+    });
+    assert_eq!(site.engine.asked(Verb::Read), 0);
+}
+
+#[test]
 fn in_an_outage_a_value_is_given_within_grace_and_marked_and_never_after() {
     let site = Site::new();
     site.put("s", "1");
@@ -388,11 +450,14 @@ fn an_engine_that_is_silent_costs_its_deadline_a_few_times_and_then_nobody_waits
     get(&remote, &orders(), "s", 1).unwrap();
     site.engine.feel(Mood::Silent);
     site.dial.pass(15 * S);
+    let mut waited = 0;
     for _ in 0..3 {
         let begun = Instant::now();
         assert_eq!(get(&remote, &orders(), "s", 1).unwrap(), ok("1", 5));
-        assert!(begun.elapsed() >= Duration::from_millis(300));
+        waited += u32::from(begun.elapsed() >= Duration::from_millis(300));
     }
+    // A read that is old asks for the value and what is current: each without an answer counts.
+    assert!((1..=3).contains(&waited), "{waited}");
     let asked = site.engine.asked_in_all();
     let begun = Instant::now();
     for _ in 0..1_000 {

@@ -71,6 +71,8 @@ pub(super) struct Entry {
     pub(super) reader: Option<Login>,
     /// When it was last read, by the boot clock.
     pub(super) used_us: AtomicI64,
+    /// When somebody last looked at it who made the engine be asked, by the boot clock.
+    pub(super) looked_us: AtomicI64,
     /// When the engine is to be asked about it again, as a share of the interval: no two at the same moment.
     pub(super) polled_us: i64,
     /// Polls in a row that failed.
@@ -91,6 +93,7 @@ impl Entry {
             values: Vec::new(),
             reader: None,
             used_us: AtomicI64::new(NEVER),
+            looked_us: AtomicI64::new(NEVER),
             polled_us: NEVER,
             failures: 0,
         }

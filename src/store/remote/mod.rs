@@ -43,7 +43,7 @@ use super::{
     Change, Changed, Fetched, Login, LoginState, LoginStatus, Pending, Source, Store, StoreFault, StoreState,
     Wanted, Watcher,
 };
-use crate::model::{FieldNode, Secret, SecretPath};
+use crate::model::{FieldNode, Secret, SecretPath, Stage, StageSet};
 
 pub use clocks::Clocks;
 pub use leaving::UnreadableMemory;
@@ -77,6 +77,8 @@ pub struct Remote {
     requests: AtomicU64,
     /// Whether `watch_over` runs, which probes an engine that is away.
     is_watched: AtomicBool,
+    /// Secrets that somebody looked at, to be asked about by `watch_over`.
+    looked_at: Mutex<VecDeque<SecretPath>>,
     /// Folders to be listed, by `watch_over`.
     folders: Mutex<VecDeque<Box<str>>>,
     /// Wakes `watch_over`.
@@ -112,6 +114,7 @@ impl Remote {
             asked: AtomicU64::new(1),
             requests: AtomicU64::new(0),
             is_watched: AtomicBool::new(false),
+            looked_at: Mutex::default(),
             folders: Mutex::default(),
             wake: tokio::sync::Notify::new(),
             drops: AtomicU64::new(0),
@@ -208,7 +211,21 @@ impl Remote {
             // Described a moment ago, and still not to be read: then it is not.
             self.check_readable(wanted)?;
         }
-        let asked = self.read(login, wanted).await;
+        let asked = match self.stage_to_confirm(wanted) {
+            Some(was) => {
+                // Both at once: mostly nothing is new, and nobody waits twice.
+                let (described, asked) =
+                    tokio::join!(self.describe(login, &wanted.secret, true), self.read(login, wanted));
+                if described.is_ok() {
+                    self.check_readable(wanted)?;
+                }
+                if self.has_lost(wanted, was) {
+                    return Err(StoreFault::Replaced(wanted.secret.clone(), wanted.version));
+                }
+                asked
+            }
+            None => self.read(login, wanted).await,
+        };
         if asked.as_ref().is_err_and(|fault| Saying::of(fault) == Saying::Gone) {
             // The tree shall not go on showing what is gone. That it cannot be described changes nothing here.
             drop(self.describe(login, &wanted.secret, true).await);
@@ -222,6 +239,22 @@ impl Remote {
         memory.get(&wanted.secret).is_none_or(|entry| {
             !entry.is_described || entry.secret.deleted || readable(&entry.secret, wanted.version).is_err()
         })
+    }
+
+    /// The stages of the wanted version as they were known, where the engine did not say so lately: whoever looked them up
+    /// may have been shown what is not so any more.
+    fn stage_to_confirm(&self, wanted: &Wanted) -> Option<StageSet> {
+        let memory = self.memory.read();
+        let entry = memory.get(&wanted.secret).filter(|entry| entry.is_described && entry.is_numbered)?;
+        let is_old = !entry.described_within(self.options.fresh_for, self.now_us());
+        is_old.then(|| entry.secret.stages_of(wanted.version))
+    }
+
+    /// Whether the wanted version has not every stage any more that it had: then the name leads to another.
+    fn has_lost(&self, wanted: &Wanted, was: StageSet) -> bool {
+        let memory = self.memory.read();
+        let is = memory.get(&wanted.secret).map(|entry| entry.secret.stages_of(wanted.version));
+        is.is_some_and(|is| Stage::ALL.into_iter().any(|stage| was.contains(stage) && !is.contains(stage)))
     }
 
     fn check_readable(&self, wanted: &Wanted) -> Result<(), StoreFault> {
@@ -328,6 +361,10 @@ impl Store for Remote {
 
     fn knows_all(&self) -> bool {
         false
+    }
+
+    fn note_look(&self, path: &SecretPath) {
+        self.remember_look(path);
     }
 
     fn is_absent(&self, path: &SecretPath) -> bool {

@@ -14,6 +14,12 @@ use crate::store::{Answer, Login, StoreFault};
 const BURST: f64 = 10.0;
 /// Of the polls, the part that goes to secrets that were not read for long.
 const IDLE_SHARE: f64 = 0.2;
+/// Of the requests that nobody waits for, one in so many goes to secrets that somebody looked at, if polls are due too.
+const LOOKS_TURN: u64 = 5;
+/// Secrets that were looked at and not asked about yet, at most.
+const LOOKS_MAX: usize = 1024;
+/// How long what was said of a secret is good enough for whoever looks at it.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// Times by which the interval of a secret that cannot be described is doubled at most.
 const DOUBLINGS_MAX: u32 = 6;
 
@@ -26,11 +32,12 @@ pub(super) struct Budget {
     per_us: f64,
     left: f64,
     filled_us: i64,
+    taken: u64,
 }
 
 impl Budget {
     pub(super) fn new(per_minute: u32, now_us: i64) -> Self {
-        Self { per_us: f64::from(per_minute.max(1)) / 60_000_000.0, left: BURST, filled_us: now_us }
+        Self { per_us: f64::from(per_minute.max(1)) / 60_000_000.0, left: BURST, filled_us: now_us, taken: 0 }
     }
 
     pub(super) fn fill(&mut self, now_us: i64) {
@@ -43,8 +50,14 @@ impl Budget {
         let is_left = self.left >= 1.0;
         if is_left {
             self.left -= 1.0;
+            self.taken += 1;
         }
         is_left
+    }
+
+    /// Whether the next request is that of somebody who looked at a secret, before those that are due.
+    pub(super) const fn is_turn_of_looks(&self) -> bool {
+        self.taken.is_multiple_of(LOOKS_TURN)
     }
 }
 
@@ -109,6 +122,41 @@ pub(super) fn is_in_use(entry: &Entry, in_use_for: Duration, now_us: i64) -> boo
 }
 
 impl Remote {
+    /// Remembers that somebody looked at a secret of which the engine said nothing lately.
+    pub(super) fn remember_look(&self, path: &SecretPath) {
+        let now_us = self.now_us();
+        let memory = self.memory.read();
+        let Some(entry) = memory.get(path) else { return };
+        let looked_us = entry.looked_us.load(Ordering::Relaxed);
+        if entry.described_within(LOOK_AGAIN, now_us) || now_us.saturating_sub(looked_us) < micros(LOOK_AGAIN)
+        {
+            return;
+        }
+        let mut looked_at = self.looked_at.lock();
+        if looked_at.len() < LOOKS_MAX {
+            entry.looked_us.store(now_us, Ordering::Relaxed);
+            looked_at.push_back(path.clone());
+            drop(looked_at);
+            self.wake.notify_one();
+        }
+    }
+
+    /// Asks about a secret that somebody looked at. Its value is not asked for; of one without versions nothing else could
+    /// be said.
+    pub(super) async fn describe_looked_at(&self, path: &SecretPath) {
+        let machine = Login::machine();
+        let asked = self.next_asked();
+        let said = match self.ask(self.source.describe(&machine, path)).await {
+            Ok(Answer { content: Some(said), .. }) if said.versions.is_empty() => return,
+            Ok(Answer { content, .. }) => content,
+            Err(fault) if Saying::of(&fault) == Saying::Gone => None,
+            Err(fault) => return tracing::debug!(store = &*self.name, %path, %fault, "not described"),
+        };
+        if let Err(fault) = self.learn_description(path, asked, said, Some(machine)) {
+            tracing::debug!(store = &*self.name, %path, %fault, "not described");
+        }
+    }
+
     /// Asks about one secret in use. A new version is read before anybody hears of it, so that its names and lengths are
     /// known when it comes into force.
     pub(super) async fn poll(&self, path: &SecretPath) {

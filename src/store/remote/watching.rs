@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use super::Remote;
 use super::polling::{Budget, Intervals, due, is_in_use, jitter, micros};
+use crate::model::SecretPath;
 use crate::store::StoreFault;
 
 /// How long an engine may go unasked before it is probed, so that `status` tells the truth.
@@ -127,6 +128,14 @@ impl Remote {
         self.tell_breaker(probed.as_ref().err(), true);
     }
 
+    /// A secret's next interval begins now, give or take. `false`: it is not known any more.
+    fn begin_interval(&self, path: &SecretPath, now_us: i64) -> bool {
+        let spread = self.options.poll_every_min.as_micros() as f64 * (1.0 - jitter());
+        let mut memory = self.memory.write();
+        let entry = memory.secrets.get_mut(path);
+        entry.map(|entry| entry.polled_us = now_us.saturating_sub(spread as i64)).is_some()
+    }
+
     /// Begins what is due and may be begun; returns for how long nothing is.
     async fn begin_polls(self: &Arc<Self>, budget: &mut Budget, polls: &mut JoinSet<()>, now_us: i64) -> i64 {
         let in_use_for = self.options.in_use_for;
@@ -139,19 +148,28 @@ impl Remote {
             due(&memory, Intervals::of(in_use.len(), idle.len(), per_minute, every), in_use_for, now_us)
         };
         let is_any_due = !due.is_empty();
-        for path in due {
+        let mut due = due.into_iter();
+        loop {
+            let is_looks_turn = budget.is_turn_of_looks() || due.len() == 0;
+            let looked_at = is_looks_turn.then(|| self.looked_at.lock().pop_front()).flatten();
+            let Some((path, is_look)) =
+                looked_at.map(|path| (path, true)).or_else(|| Some((due.next()?, false)))
+            else {
+                break;
+            };
             if polls.len() >= POLLS_MAX || !budget.take() {
+                if is_look {
+                    self.looked_at.lock().push_front(path);
+                }
                 // Soon again: a poll ends, or the budget fills.
                 return 50_000;
             }
-            {
-                let mut memory = self.memory.write();
-                let Some(entry) = memory.secrets.get_mut(&path) else { continue };
-                let spread = self.options.poll_every_min.as_micros() as f64 * (1.0 - jitter());
-                entry.polled_us = now_us.saturating_sub(spread as i64);
-            }
             let remote = Arc::clone(self);
-            polls.spawn(async move { remote.poll(&path).await });
+            if is_look {
+                polls.spawn(async move { remote.describe_looked_at(&path).await });
+            } else if self.begin_interval(&path, now_us) {
+                polls.spawn(async move { remote.poll(&path).await });
+            }
         }
         if !is_any_due && polls.len() < POLLS_MAX && !self.folders.lock().is_empty() && budget.take() {
             let folder = self.folders.lock().pop_front();
