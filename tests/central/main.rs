@@ -8,6 +8,7 @@ mod harness;
 #[path = "../vault/harness/mod.rs"]
 mod servers;
 
+mod black_hole;
 mod faults;
 mod learn;
 mod learn_minted;
