@@ -8,6 +8,7 @@ mod harness;
 #[path = "../vault/harness/mod.rs"]
 mod servers;
 
+mod black_hole;
 mod doctor;
 mod faults;
 mod learn;

@@ -10,7 +10,9 @@ mod behaviour;
 #[path = "../store/bench.rs"]
 #[allow(dead_code, reason = "made for the embedded store too")]
 mod bench;
+mod black_hole;
 mod changes;
+mod clock;
 mod cluster;
 mod describe;
 mod dynamic;

@@ -279,6 +279,9 @@ fn fault_of(address: &Address, error: &reqwest::Error) -> HttpFault {
         said = inner.to_string();
         cause = inner.source();
     }
+    if ["certificate not valid yet", "certificate expired"].iter().any(|words| said.contains(words)) {
+        said.push_str("; is the clock of this machine right?");
+    }
     HttpFault::Unreachable(format!("{address}: {said}"))
 }
 

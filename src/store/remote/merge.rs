@@ -51,7 +51,10 @@ pub(super) fn merged(
             number: version.number,
             created: version.created,
             activated: version.activated.or(prior.and_then(|prior| prior.activated)),
-            lost: version.lost.or_else(|| lost(version.number, before.secret, said, prior, now)),
+            lost: version
+                .lost
+                .map(|said| settled(said, prior))
+                .or_else(|| lost(version.number, before.secret, said, prior, now)),
             state: version.state,
             revoked: version.revoked,
             fields: names
@@ -128,6 +131,17 @@ fn stages(
 
 fn without(set: StageSet, other: StageSet) -> StageSet {
     set.iter().filter(|stage| !other.contains(*stage)).fold(StageSet::EMPTY, StageSet::with)
+}
+
+/// What is said of a loss, or what was said before where that is the same: times that an engine says by another clock than ours
+/// come a little different each time.
+fn settled(said: (UnixTime, StageSet), prior: Option<&VersionInfo>) -> (UnixTime, StageSet) {
+    const SAME_US: u64 = 3_000_000;
+    let before = prior.and_then(|prior| prior.lost);
+    let is_same = |(when, stages): &(UnixTime, StageSet)| {
+        *stages == said.1 && when.micros().abs_diff(said.0.micros()) <= SAME_US
+    };
+    before.filter(is_same).unwrap_or(said)
 }
 
 /// Which stages a version lost and when, as this machine saw it.

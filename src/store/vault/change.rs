@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Vault;
 use super::change_plain::{data_object, names_of};
-use super::kv::{ReadTold, now};
+use super::kv::ReadTold;
 use super::metadata::{KeptVersion, Metadata};
 use super::pins::{FIELDS, Pins};
 use super::server::{Answered, Call};
@@ -48,7 +48,8 @@ impl Vault {
     ) -> Result<Answer<Made>, SourceFault> {
         let path = change.secret();
         let (metadata, answered, _) = self.metadata(login, path).await?;
-        let now = now();
+        // Others read what is written, by clocks of their own.
+        let now = answered.shared_now();
         let is_new = metadata.is_none();
         let metadata = metadata.unwrap_or_else(|| Metadata {
             newest: 0,
@@ -67,7 +68,8 @@ impl Vault {
         let server_now = answered.reply.date.unwrap_or(now);
         let work = Work { login, path, metadata, is_new, pins, before, after, server_now, now };
         if work.after == work.before {
-            let description = state::described(work.after, &work.pins);
+            let description = state::described(work.after, &work.pins)
+                .map(|description| state::by_our_clock(description, answered.ahead_us()));
             let content = Made { version: done.version, carried: done.carried, description };
             return Ok(Answer { content, request_id: Some(answered.correlation_id) });
         }
@@ -389,7 +391,7 @@ impl Vault {
         request_id: Option<String>,
     ) -> Result<Answer<Made>, SourceFault> {
         let (metadata, answered, _) = self.metadata(work.login, work.path).await?;
-        let now = answered.now();
+        let (now, ahead_us) = (answered.now(), answered.ahead_us());
         let request_id = request_id.or(Some(answered.correlation_id));
         let lost = || SourceFault { request_id: request_id.clone(), ..lost_race(work.path).into() };
         let mut metadata = metadata.ok_or_else(lost)?;
@@ -411,7 +413,8 @@ impl Vault {
                 return Err(lost());
             }
         }
-        let description = state::described(there, &pins);
+        let description =
+            state::described(there, &pins).map(|description| state::by_our_clock(description, ahead_us));
         let content = Made { version: done.version, carried: done.carried, description };
         Ok(Answer { content, request_id })
     }

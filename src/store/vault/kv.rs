@@ -127,12 +127,12 @@ impl Vault {
         path: &SecretPath,
     ) -> Result<Answer<Option<Description>>, SourceFault> {
         let (metadata, answered, request_id) = self.metadata(login, path).await?;
-        let now = answered.now();
+        let (now, ahead_us) = (answered.now(), answered.ahead_us());
         let request_id = request_id.or(Some(answered.correlation_id));
         let Some(metadata) = metadata else { return Ok(Answer { content: None, request_id }) };
         let pins = Pins::read(&metadata);
         let content = state::described(state::held(path, &metadata, &pins, now), &pins);
-        Ok(Answer { content, request_id })
+        Ok(Answer { content: content.map(|content| state::by_our_clock(content, ahead_us)), request_id })
     }
 
     /// A secret without versions is known by its name: its value is not asked for, but where names may not be listed.

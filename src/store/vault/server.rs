@@ -166,6 +166,19 @@ impl Answered {
         }
     }
 
+    /// How far our clock is ahead of the server's, in microseconds; none where they may agree, by what a date can say.
+    pub(super) fn ahead_us(&self) -> i64 {
+        /// A date is of whole seconds, and was on its way.
+        const AGREE_US: i64 = 3_000_000;
+        let ahead = self.reply.date.map_or(0, |date| now().micros().saturating_sub(date.micros()));
+        if ahead.abs() <= AGREE_US { 0 } else { ahead }
+    }
+
+    /// Now by the server's clock, as it is to be written there for everybody.
+    pub(super) fn shared_now(&self) -> UnixTime {
+        UnixTime::from_micros(now().micros().saturating_sub(self.ahead_us()))
+    }
+
     pub(super) fn status(&self) -> u16 {
         self.reply.status
     }

@@ -205,6 +205,16 @@ pub(super) fn described(held: Held, pins: &Pins) -> Option<Description> {
     Some(Description { versions, current, previous, next, deleted, changed, ownership })
 }
 
+/// The same with the times at which versions lost their stages by our clock, which decides how long they may still be read.
+pub(super) fn by_our_clock(mut description: Description, ahead_us: i64) -> Description {
+    for version in &mut description.versions {
+        if let Some((when, _)) = &mut version.lost {
+            *when = UnixTime::from_micros(when.micros().saturating_add(ahead_us));
+        }
+    }
+    description
+}
+
 /// Whether a version is hidden only because the whole secret is.
 pub(super) fn hidden_with_the_secret(held: &Held) -> Vec<Version> {
     let hidden = held.secret.versions.iter();
