@@ -194,6 +194,24 @@ fn what_one_login_was_given_no_other_is_given() {
 }
 
 #[test]
+fn what_is_given_in_spite_of_a_senseless_answer_is_shown_as_stale_until_there_is_a_better_one() {
+    let site = Site::new();
+    site.put("s", "1");
+    let remote = site.remote();
+    get(&remote, &orders(), "s", 1).unwrap();
+    site.dial.pass(15 * S);
+    assert_eq!(remote.stale_for(&orders(), &path("s")), Duration::ZERO, "an open would be answered");
+    site.engine.feel(Mood::Failing(StoreFault::Corrupt("no JSON".into())));
+    for _ in 0..5 {
+        assert_eq!(get(&remote, &orders(), "s", 1).unwrap(), ok("1", 5));
+        assert_eq!((remote.state(), remote.stale_for(&orders(), &path("s"))), (StoreState::Ready, 5 * S));
+    }
+    site.engine.feel(Mood::Well);
+    assert_eq!(get(&remote, &orders(), "s", 1).unwrap(), ok("1", 0));
+    assert_eq!(remote.stale_for(&orders(), &path("s")), Duration::ZERO);
+}
+
+#[test]
 fn what_was_current_long_ago_is_not_given_as_current_whoever_was_polled_meanwhile() {
     let site = Site::new();
     site.put("s", "1");

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use super::options::Grace;
@@ -67,6 +67,8 @@ pub(super) struct Entry {
     /// Whose login could describe it.
     pub(super) describer: Option<Login>,
     pub(super) values: Vec<Held>,
+    /// Whether the last who had to ask had no answer, and was given what is held.
+    pub(super) is_unanswered: AtomicBool,
     /// Who read it last.
     pub(super) reader: Option<Login>,
     /// When it was last read, by the boot clock.
@@ -91,6 +93,7 @@ impl Entry {
             epoch: 0,
             describer: None,
             values: Vec::new(),
+            is_unanswered: AtomicBool::new(false),
             reader: None,
             used_us: AtomicI64::new(NEVER),
             looked_us: AtomicI64::new(NEVER),
@@ -183,6 +186,7 @@ impl Memory {
         let Some(entry) = self.secrets.get_mut(path) else { return };
         share_alike(&entry.values, &mut held);
         entry.reader = Some(held.login.clone());
+        entry.is_unanswered.store(false, Ordering::Relaxed);
         let used_us = held.used_us.load(Ordering::Relaxed);
         if used_us > entry.used_us.load(Ordering::Relaxed) {
             entry.used_us.store(used_us, Ordering::Relaxed);

@@ -26,7 +26,7 @@ mod watching;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
@@ -159,7 +159,7 @@ impl Remote {
     fn at_hand(&self, login: &Login, wanted: &Wanted) -> Option<Result<Fetched, StoreFault>> {
         let memory = self.memory.read();
         let now_us = self.now_us();
-        let away = self.breaker.fault_now(now_us, self.is_watched.load(std::sync::atomic::Ordering::Acquire));
+        let away = self.breaker.fault_now(now_us, self.is_watched.load(Ordering::Acquire));
         let Some(entry) = memory.get(&wanted.secret).filter(|entry| entry.is_described) else {
             return away.map(Err);
         };
@@ -316,6 +316,7 @@ impl Remote {
         let stale_for = given_in_spite(Some(age), saying)?;
         let value = held.field(&wanted.field)?.shared();
         entry.given(held, now_us);
+        entry.is_unanswered.store(true, Ordering::Relaxed);
         Some(Fetched { value, stale_for, request_id: held.request_id.clone() })
     }
 }
@@ -347,12 +348,14 @@ impl Store for Remote {
     }
 
     fn stale_for(&self, login: &Login, path: &SecretPath) -> Duration {
+        let memory = self.memory.read();
+        let is_unanswered = |entry: &held::Entry| entry.is_unanswered.load(Ordering::Relaxed);
         // While the engine answers, an open is answered by it.
-        if !self.breaker.is_doubted() {
+        if !self.breaker.is_doubted() && !memory.get(path).is_some_and(is_unanswered) {
             return Duration::ZERO;
         }
         let now_us = self.now_us();
-        self.memory.read().stale_for(login, path, self.options.fresh_for, self.options.grace, now_us)
+        memory.stale_for(login, path, self.options.fresh_for, self.options.grace, now_us)
     }
 
     fn node(&self, node: FieldNode) -> Option<Wanted> {
@@ -384,7 +387,7 @@ impl Store for Remote {
     }
 
     fn requests(&self) -> Option<u64> {
-        Some(self.requests.load(std::sync::atomic::Ordering::Relaxed))
+        Some(self.requests.load(Ordering::Relaxed))
     }
 
     fn needs_own_login(&self) -> bool {
