@@ -148,7 +148,9 @@ fn policy(units: &[&Unit]) -> String {
     format!(
         "[identities.orders]\nunit = [{}]\n[identities.looker]\nuser = [\"nobody\"]\n\
          [[grants]]\nto = [\"orders\"]\nread = [\"central/db/*\"]\n\
-         [[grants]]\nto = [\"looker\"]\nlist = [\"central/**\"]\n",
+         [[grants]]\nto = [\"looker\"]\nlist = [\"central/**\"]\n\
+         [views.\"app/password\"]\nsecret = \"central/db/orders\"\nfield = \"password\"\n\
+         [views.\"app/nothing\"]\nsecret = \"central/db/orders\"\nfield = \"nothing\"\n",
         names.join(", ")
     )
 }
@@ -164,17 +166,30 @@ fn units_read_users_of_their_own_from_files_until_they_stop() {
     // Looking: by who may only list, and by who may read.
     let tree = served.path("central");
     let look = format!(
-        "ls -laR {0}; find {0} -ls; stat {0}/db/orders/password; stat {0}/db/orders/nothing; getfattr -d -R {0}; \
+        "ls -laR {0}; find {0} -ls; stat {0}/db/orders/password; stat {0}/db/orders/nothing; \
+         stat {0}/db/orders/versions/1/nothing {0}/db/orders/versions/99 {0}/db/nothing; stat {1}; getfattr -d -R {0}; \
          test -r {0}/db/orders/password; du -a {0}",
-        tree.display()
+        tree.display(),
+        served.path("app/password").display()
     );
     let (_, seen, _) = run(&mut one.shell(&look));
     assert!(seen.contains("password") && seen.contains("username") && seen.contains("current"), "{seen}");
     run(Command::new("setpriv").args(["--reuid", "nobody", "--clear-groups", "sh", "-c", &look]));
     assert_eq!((between.count("/creds/"), postgres.users().len()), (0, 0), "looking minted");
+    let asked = || between.count("/db/orders") + between.count("/db/each");
+    assert_eq!(asked(), 0, "looking asked the engine beside it");
     // Reading.
-    let (first, second) = (served.pair(&one), served.pair(&other));
+    let first = served.pair(&one);
+    // Somebody has one by now, and the other only looks.
+    let (_, seen, _) = run(&mut other.shell(&look));
+    assert!(seen.contains("username") && postgres.users().len() == 1, "looking minted");
+    let second = served.pair(&other);
     assert_ne!(first.0, second.0);
+    assert_eq!(served.read(&one, "app/password"), first.1, "a view shows each what is his");
+    assert_eq!(served.read(&other, "app/password"), second.1);
+    let (_, _, said) = run(&mut one.shell(&format!("stat {}", served.path("app/nothing").display())));
+    assert!(said.contains("No such file"), "a view of a field that is none: {said}");
+    assert_eq!(asked(), 0, "reading asked the engine beside it");
     assert!(postgres.lets_in(&first.0, &first.1) && postgres.lets_in(&second.0, &second.1));
     assert_eq!(served.pair(&one), first, "shared by all reads of the unit");
     assert_eq!(between.count("/creds/"), 2);
@@ -195,6 +210,13 @@ fn units_read_users_of_their_own_from_files_until_they_stop() {
     // A file that was opened before is handed to a child.
     let handed = format!("exec 3<{}/db/orders/password; cat <&3", tree.display());
     assert_eq!(run(&mut one.shell(&handed)).1, first.1);
+    // And to another unit, which may read it too, though it is not shown that version.
+    let moved = format!(
+        "exec 3<{}/db/orders/password; echo $$ > {}; stat --cached=never -L -c %s /proc/self/fd/3; cat <&3",
+        tree.display(),
+        other.entrance().display()
+    );
+    assert_eq!(run(&mut one.shell(&moved)).1, format!("{}\n{}", first.1.len(), first.1));
     // What administrators are told.
     let status = served.json(&["status"]);
     let central =

@@ -53,6 +53,11 @@ impl Unit {
         &self.name
     }
 
+    /// Where a process writes its number to move into the unit.
+    pub(crate) fn entrance(&self) -> PathBuf {
+        self.path.join("cgroup.procs")
+    }
+
     /// A command that runs a script inside of the unit.
     pub(crate) fn shell(&self, script: &str) -> Command {
         let mut command = Command::new("setpriv");
