@@ -130,6 +130,8 @@ pub struct LoginStatus {
     pub age: Option<Duration>,
     /// How long it lives from now unless renewed; `None`: for ever, or there is none.
     pub remaining: Option<Duration>,
+    /// Whether the engine made it for us, so that it is ours to revoke.
+    pub is_ours: bool,
     /// The engine's public name for the token.
     pub accessor: Option<String>,
 }

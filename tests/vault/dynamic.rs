@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -364,13 +365,86 @@ fn what_a_killed_process_minted_is_used_on_or_ended_by_the_next() {
 }
 
 #[test]
+fn the_session_of_a_killed_process_is_ended_after_what_hung_on_it() {
+    let (postgres, bao, directory) = (Postgres::start(), Bao::dev(), Directory::new());
+    postgres.serve_through(&bao, "orders", "1h", "24h");
+    let (mut one, mut other) = (Unit::running("one"), Unit::running("other"));
+    let open = || {
+        let options = identities(&bao, &bao.url, &directory, "1h");
+        World::with(options, &directory, directory.path(), database("orders"))
+    };
+    let read = |world: &World, consumer: Consumer| {
+        let login = Login::of_identity("alice").for_consumer(consumer);
+        let version = world.dynamic.known(&login, &path(PATH)).unwrap().current.unwrap();
+        let wanted = |name| Wanted { secret: path(PATH), version, field: field(name) };
+        ["username", "password"].map(|name| {
+            let fetched = world.runtime.block_on(world.dynamic.fetch(&login, &wanted(name))).unwrap();
+            String::from_utf8(fetched.value.expose().to_vec()).unwrap()
+        })
+    };
+    let before = bao.accessors();
+    let left = {
+        let world = open();
+        read(&world, one.consumer());
+        read(&world, other.consumer());
+        let made: Vec<String> = bao.accessors().into_iter().filter(|one| !before.contains(one)).collect();
+        assert_eq!(made.len(), 1);
+        made[0].clone()
+        // Dropped here: nothing of it is told to the server, as when it is killed.
+    };
+    let world = open();
+    let is_there = || bao.accessors().contains(&left);
+    one.stop(true);
+    soon("the user of the unit that stopped is gone", || postgres.users().len() == 1);
+    std::thread::sleep(Duration::from_secs(1));
+    let [user, password] = read(&world, other.consumer());
+    assert!(is_there() && postgres.lets_in(&user, &password), "ended under a lease that lives");
+    let file = std::fs::read(directory.path().join("leases")).unwrap();
+    assert!(!file.windows(left.len()).any(|part| part == left.as_bytes()), "it lies open on disk");
+    other.stop(true);
+    soon("what hung on it is ended, and then itself", || postgres.users().is_empty() && !is_there());
+}
+
+#[test]
+fn where_nothing_is_minted_nobody_is_woken_to_look_after_it() {
+    let (postgres, bao, directory) = (Postgres::start(), Bao::dev(), Directory::new());
+    postgres.serve_through(&bao, "orders", "1h", "24h");
+    // Every turn of the loop asks what time it is.
+    let asked = Arc::new(AtomicU64::new(0));
+    let (counted, machine) = (Arc::clone(&asked), Clocks::of_machine());
+    let boot_us = Arc::clone(&machine.boot_us);
+    let clocks = Clocks {
+        boot_us: Arc::new(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            boot_us()
+        }),
+        ..machine
+    };
+    let options = options(&[&bao.url], "secret", token_login(directory.file("token", &bao.root)));
+    let world = World::at(clocks, options, &directory, directory.path(), database("orders"));
+    let turns_in_a_second = || {
+        let before = asked.load(Ordering::Relaxed);
+        std::thread::sleep(Duration::from_secs(1));
+        asked.load(Ordering::Relaxed) - before
+    };
+    let mut unit = Unit::running("one");
+    world.seen(&unit.consumer());
+    soon("it is still", || turns_in_a_second() == 0);
+    world.pair(&unit.consumer());
+    assert!(turns_in_a_second() > 5, "who has a lease is not looked after");
+    unit.stop(true);
+    soon("the user is gone", || postgres.users().is_empty());
+    soon("it is still again", || turns_in_a_second() == 0);
+}
+
+#[test]
 fn what_was_minted_before_a_reboot_is_nobodys_even_where_somebody_is_called_the_same() {
     let (postgres, bao, directory) = (Postgres::start(), Bao::dev(), Directory::new());
     postgres.serve_through(&bao, "orders", "1h", "24h");
     // Numbers of cgroups and processes begin anew at each boot: this one stands for another of the same number.
     let unit = Unit::running("one");
     let user = World::open(&[&bao.url], &bao.root, &directory, database("orders")).pair(&unit.consumer()).0;
-    assert_eq!(postgres.users(), [user.clone()]);
+    assert_eq!(postgres.users(), std::slice::from_ref(&user));
     let clocks = Clocks { boot_id: "another boot".into(), ..Clocks::of_machine() };
     let options = options(&[&bao.url], "secret", token_login(directory.file("token", &bao.root)));
     let world = World::at(clocks, options, &directory, directory.path(), database("orders"));

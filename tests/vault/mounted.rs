@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::harness::{Bao, Between, Directory, Postgres, Unit};
+use crate::harness::{Bao, Between, Directory, Does, Postgres, Unit};
 
 const CREDFS: &str = env!("CARGO_BIN_EXE_credfs");
 
@@ -33,6 +33,11 @@ fn soon(what: &str, is_so: impl Fn() -> bool) {
 
 impl Served {
     fn start(url: &str, token: &str, policy: &str) -> Self {
+        Self::start_with(url, token, policy, &[])
+    }
+
+    /// With files of these names and contents beside the configuration.
+    fn start_with(url: &str, token: &str, policy: &str, files: &[(&str, &str)]) -> Self {
         let directory = Directory::new();
         let config = directory.path().join("credfs.toml");
         let mount = directory.path().join("mnt");
@@ -41,6 +46,7 @@ impl Served {
         let (is_done, _, err) = run(Command::new(CREDFS).args(arguments));
         assert!(is_done, "{err}");
         directory.file("token", token);
+        files.iter().for_each(|(name, content)| drop(directory.file(name, content)));
         let mut text = std::fs::read_to_string(&config).unwrap();
         text.push_str(&format!(
             "\n[stores.central]\nkind = \"vault\"\nprefix = \"central\"\naddresses = [\"{url}\"]\n\
@@ -279,4 +285,113 @@ fn units_read_users_of_their_own_from_files_until_they_stop() {
     }
     let verified = served.command(&["audit", "verify"]);
     assert!(verified.0, "{}", verified.2);
+}
+
+/// The server's name for the token of a login, where there is one.
+fn accessor(served: &Served, login: &str) -> Option<String> {
+    let status = served.json(&["status"]);
+    let central = status["stores"].as_array()?.iter().find(|store| store["name"] == "central")?.clone();
+    let found = central["logins"].as_array()?.iter().find(|found| found["login"] == login)?.clone();
+    found["accessor"].as_str().map(str::to_owned)
+}
+
+#[test]
+#[allow(clippy::too_many_lines, reason = "one story of one login from its first use to its last end")]
+fn an_identitys_login_is_ended_with_the_last_process_that_used_it() {
+    let (postgres, bao) = (Postgres::start(), Bao::dev());
+    postgres.serve_through(&bao, "orders", "1h", "24h");
+    bao.policy(
+        "reader",
+        "path \"secret/data/*\" { capabilities = [\"read\"] }\n\
+         path \"database/creds/orders\" { capabilities = [\"read\"] }\n\
+         path \"sys/leases/*\" { capabilities = [\"update\"] }",
+    );
+    let put = |name: &str, value: &str| {
+        bao.tell("POST", &format!("secret/data/app/{name}"), &json!({"data": {"f": value}}))
+    };
+    put("config", "kept");
+    put("own", "kept");
+    let between = Between::in_front_of(&bao.url);
+    let (mut one, mut other, stays) = (Unit::running("one"), Unit::running("other"), Unit::running("stays"));
+    let settings = || json!({"token_policies": "reader", "token_ttl": "1h"});
+    let (orders, billing) = (bao.approle("orders", settings()), bao.approle("billing", settings()));
+    let identity = |name: &str, units: &[&Unit], role_id: &str| {
+        let units: Vec<&str> = units.iter().map(|unit| unit.name()).collect();
+        format!(
+            "[identities.{name}]\nunit = {units:?}\n[identities.{name}.login.central]\nmethod = \"approle\"\n\
+             role_id = \"{role_id}\"\nsecret_id_file = \"{name}-id\"\n\
+             [[grants]]\nto = [\"{name}\"]\nread = [\"central/app/*\", \"central/db/*\"]\n"
+        )
+    };
+    let policy = identity("orders", &[&one, &other], &orders.0) + &identity("billing", &[&stays], &billing.0);
+    let files = [("orders-id", orders.1.as_str()), ("billing-id", billing.1.as_str())];
+    let served = Served::start_with(&between.url(), &bao.root, &policy, &files);
+    let is_there = |accessor: &String| bao.accessors().contains(accessor);
+    let logins = || between.count("auth/approle/login");
+    for unit in [&one, &other, &stays] {
+        assert_eq!(served.read(unit, "central/app/config/f"), "kept");
+    }
+    served.read(&one, "central/app/own/f");
+    served.read(&one, "central/db/orders/password");
+    let (first, of_billing) = (accessor(&served, "identity:orders"), accessor(&served, "identity:billing"));
+    let (first, of_billing) = (first.unwrap(), of_billing.unwrap());
+    assert!(logins() == 2 && first != of_billing && is_there(&first) && is_there(&of_billing));
+    // The first who is gone loses what was minted for him, and leaves the login to the other, who only read.
+    one.stop(true);
+    soon("the user of the unit that stopped is gone", || postgres.users().is_empty());
+    std::thread::sleep(Duration::from_secs(5));
+    assert!(is_there(&first), "it is ended while somebody who used it lives");
+    let pair = served.pair(&other);
+    assert!(postgres.lets_in(&pair.0, &pair.1) && logins() == 2);
+    // The last one takes it along.
+    other.stop(true);
+    soon("the login of those who are gone is ended", || !is_there(&first));
+    assert!(postgres.users().is_empty() && is_there(&of_billing));
+    assert_eq!(accessor(&served, "identity:orders"), None);
+    let failed = served.records().into_iter().filter(|record| record["outcome"] == "failed").count();
+    assert_eq!(failed, 0, "the lease was ended before the login that it hung on");
+    // Nothing brings it back but somebody who reads: no poll, no listing, no look.
+    put("own", "second");
+    std::thread::sleep(Duration::from_secs(4));
+    assert_eq!((logins(), accessor(&served, "identity:orders")), (2, None));
+    // Whoever is the identity next logs in once.
+    one.spawn_again();
+    soon("the new value", || served.read(&one, "central/app/own/f") == "second");
+    served.pair(&one);
+    let second = accessor(&served, "identity:orders").unwrap();
+    assert!(logins() == 3 && second != first && is_there(&second));
+    // What hangs on it cannot be ended for a while: till then it is needed.
+    let bad = || Does::answer("502 Bad Gateway", "", "");
+    between.decide(move |line| if line.contains("leases/revoke") { bad() } else { Does::HandOn });
+    one.stop(true);
+    std::thread::sleep(Duration::from_secs(6));
+    assert!(is_there(&second) && postgres.users().len() == 1, "it is ended before what hangs on it");
+    // Then it cannot be ended itself: that is tried again.
+    let ends = || between.count("revoke-self");
+    let before = ends();
+    between.decide(move |line| if line.contains("revoke-self") { bad() } else { Does::HandOn });
+    soon("its end is tried", || ends() > before);
+    assert!(postgres.users().is_empty() && is_there(&second));
+    between.decide(|_| Does::HandOn);
+    soon("it is ended later", || !is_there(&second));
+    // What nothing hangs on is not left to a successor, who knows who used what.
+    one.spawn_again();
+    // What the identity was given a moment ago needs no login.
+    soon("a login", || {
+        served.read(&one, "central/app/own/f") == "second" && accessor(&served, "identity:orders").is_some()
+    });
+    let third = accessor(&served, "identity:orders").unwrap();
+    let worker = served.json(&["status"])["worker_pid"].clone();
+    run(Command::new("kill").args(["-TERM", &worker.to_string()]));
+    soon("another worker serves", || {
+        served.command(&["status"]).0 && served.json(&["status"])["worker_pid"] != worker
+    });
+    assert!(!is_there(&third) && !is_there(&of_billing), "left behind by a worker that ended");
+    put("own", "third");
+    soon("it is read ahead for who used it before", || accessor(&served, "identity:orders").is_some());
+    let fourth = accessor(&served, "identity:orders").unwrap();
+    assert_eq!(served.read(&one, "central/app/own/f"), "third");
+    assert!(is_there(&fourth));
+    drop(one);
+    soon("its login is ended by the successor", || !is_there(&fourth));
 }

@@ -139,6 +139,7 @@ impl Remote {
         self.probe_once().await;
         loop {
             while polls.try_join_next().is_some() {}
+            self.look_at_users();
             let now_us = self.now_us();
             budget.fill(now_us);
             if now_us - ticked_us >= TICK_EVERY_US {
@@ -259,7 +260,9 @@ impl Remote {
             let Some(entry) = memory.get(path) else { return };
             (entry.reader.clone(), entry.describer.clone(), entry.is_numbered, entry.epoch)
         };
-        let describer = describer.unwrap_or_else(Login::machine);
+        // Nothing is asked under a login that nobody uses any more.
+        let reader = reader.filter(|reader| self.is_used(reader));
+        let describer = describer.filter(|login| self.is_used(login)).unwrap_or_else(Login::machine);
         let outcome = if let (false, Some(reader)) = (is_numbered, &reader) {
             self.read_version(reader, path, None, epoch).await.map(drop)
         } else {

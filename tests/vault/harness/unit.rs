@@ -66,6 +66,12 @@ impl Unit {
         command
     }
 
+    /// Makes its cgroup anew and a process in it, as `systemctl start` does.
+    pub(crate) fn spawn_again(&mut self) {
+        std::fs::create_dir(&self.path).unwrap();
+        self.spawn("exec sleep 1000");
+    }
+
     /// Starts a process in it that stays.
     pub(crate) fn spawn(&mut self, script: &str) -> u32 {
         let child = self.shell(script).stdout(Stdio::null()).spawn().unwrap();
