@@ -167,8 +167,11 @@ impl Remote {
             if is_over {
                 self.forget_users(&status.login);
                 tracing::info!(login = %status.login, "nobody is left who used it");
-                let remote = Arc::clone(self);
-                tokio::spawn(async move { remote.source.log_out(&status.login).await });
+                let (remote, login) = (Arc::clone(self), status.login);
+                tokio::spawn(async move {
+                    let is_needed = || remote.is_used(&login) || remote.is_needed(&login);
+                    remote.source.log_out_unless(&login, &is_needed).await;
+                });
             }
         }
     }

@@ -194,12 +194,21 @@ impl Account {
     }
 
     /// Revokes the token, where it is ours, and forgets it. One that cannot be revoked now is tried again on its own, until it
-    /// ends by itself.
-    pub(in crate::store::vault) async fn log_out(self: &Arc<Self>) {
+    /// ends by itself. Nothing is done where `is_needed` says so once nobody is given the session any more: what is begun
+    /// later waits, and what was begun before is known to it.
+    pub(in crate::store::vault) async fn log_out(
+        self: &Arc<Self>,
+        is_needed: &(dyn Fn() -> bool + Send + Sync),
+    ) {
         let session = {
             let _turn = self.turn.lock().await;
-            let state = std::mem::replace(&mut *self.state.lock(), State::Unused);
-            let State::Valid(session) = state else { return };
+            let State::Valid(session) = std::mem::replace(&mut *self.state.lock(), State::Unused) else {
+                return;
+            };
+            if is_needed() {
+                *self.state.lock() = State::Valid(session);
+                return;
+            }
             session
         };
         // Whoever needs the login now has another one made, and need not wait for this.
