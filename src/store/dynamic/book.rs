@@ -251,3 +251,65 @@ fn value(bytes: &[u8]) -> Option<SecretBytes> {
     });
     filled.ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note(session: Option<SessionNote>) -> Note {
+        let fields = ["password", "username"].map(|name| (FieldName::parse(name).unwrap(), name.len()));
+        Note::Minted(Box::new(MintedNote {
+            number: 7,
+            path: SecretPath::parse("db/orders").unwrap(),
+            account: "identity:orders".into(),
+            consumer: Consumer::Process { pid: 1, origin: 2 },
+            boot_id: "boot".into(),
+            handle: LeaseHandle::Lease("lease".into()),
+            shown: UnixTime::default(),
+            ends: None,
+            length_us: None,
+            is_renewable: true,
+            session_ends: None,
+            request_id: None,
+            fields: fields.into(),
+            session,
+        }))
+    }
+
+    fn values(all: &[&str]) -> Vec<SecretBytes> {
+        all.iter().map(|text| SecretBytes::taken_from(&mut text.as_bytes().to_vec())).collect()
+    }
+
+    #[test]
+    fn a_version_is_read_with_its_fields_and_the_session_it_hangs_on_and_a_cut_one_not_at_all() {
+        let session = SessionNote { accessor: "accessor".into(), token_bytes: 5 };
+        let whole = record(&note(Some(session)), &values(&["password", "username", "token"])).unwrap();
+        let mut found = Found::default();
+        found.read(&whole).unwrap();
+        let kept = &found.kept[&7];
+        assert_eq!(
+            kept.fields.iter().map(|(_, value)| value.expose()).collect::<Vec<_>>(),
+            [b"password", b"username"]
+        );
+        let session = kept.session.as_ref().unwrap();
+        assert_eq!((session.accessor.as_str(), session.token.expose()), ("accessor", &b"token"[..]));
+        assert_eq!(session.login, Login::of_identity("orders"));
+        for cut in 0..whole.len() {
+            assert!(Found::default().read(&whole[..cut]).is_none(), "{cut}");
+        }
+    }
+
+    #[test]
+    fn a_version_that_was_written_before_sessions_were_is_read() {
+        let whole = record(&note(None), &values(&["password", "username"])).unwrap();
+        let text = String::from_utf8(whole[4..whole.len() - 16].to_vec()).unwrap();
+        let earlier = text.replace(",\"session\":null", "");
+        assert_ne!(earlier, text);
+        let mut record = u32::try_from(earlier.len()).unwrap().to_le_bytes().to_vec();
+        record.extend_from_slice(earlier.as_bytes());
+        record.extend_from_slice(b"passwordusername");
+        let mut found = Found::default();
+        found.read(&record).unwrap();
+        assert!(found.kept[&7].session.is_none() && found.kept[&7].fields.len() == 2);
+    }
+}
