@@ -99,6 +99,7 @@ impl Gate {
         let gate = Arc::clone(self);
         match ready {
             Ok((login, in_flight)) => {
+                super::read::note_use(caller, store.as_ref(), &login);
                 let asker = Asker { person, store, login, path };
                 Box::pin(async move {
                     let _in_flight = in_flight;

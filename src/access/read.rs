@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use crate::audit::{Entry, NotRecorded, Receipt};
 use crate::caller::{Caller, Described};
 use crate::model::{
-    FieldName, Operation, Outcome, Reason, SecretBytes, SecretPath, Stage, StageSet, Standing, State, Version,
+    Facts as _, FieldName, Operation, Outcome, Reason, SecretBytes, SecretPath, Sharing, Stage, StageSet,
+    Standing, State, Version,
 };
 use crate::policy::{Action, Decision, Permit, Request};
 use crate::store::{Fetched, Login, Store, StoreFault, Wanted};
@@ -121,6 +122,13 @@ struct Permitted {
     begun: Instant,
 }
 
+/// Tells a store who uses an identity's own login, so that it is ended when they are gone.
+pub(super) fn note_use(caller: &Caller<'_>, store: &dyn Store, login: &Login) {
+    if login.account() != Login::machine() {
+        store.used_by(login, &caller.consumer(Sharing::Unit));
+    }
+}
+
 /// A store that was asked in vain, and its server's id of the request.
 #[derive(Clone, Copy)]
 struct Asked<'a> {
@@ -136,6 +144,7 @@ impl Gate {
             Ok(permitted) => permitted,
             Err(refusal) => return Opening::Refused(refusal),
         };
+        note_use(caller, permitted.store.as_ref(), &permitted.login);
         match permitted.store.fetch_at_hand(&permitted.login, &permitted.wanted) {
             Some(fetched) => match self.release(&permitted, fetched) {
                 Ok(released) => Opening::Released(released),

@@ -116,7 +116,7 @@ fn directly(
     let actor = Actor::Owner(daemon::ourselves());
     let executed = runtime.block_on(execute(&instance, &actor, command, values));
     remotes.iter().for_each(|remote| remote.close());
-    daemon::log_out(&runtime, &remotes);
+    daemon::log_out(&runtime, &remotes, false);
     for local in instance.locals.values() {
         // No instance does it: each command on the files erases what is due, whatever it was asked for.
         if let Err(fault) = local.store.retire() {

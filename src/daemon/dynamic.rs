@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::access::Gate;
 use crate::caller::Consumers;
 use crate::config::{Config, VaultSettings};
-use crate::store::{Clocks, Dynamic, DynamicOptions, Remote, Store, StoreFault, Vault};
+use crate::store::{Clocks, Dynamic, DynamicOptions, Liveness, Remote, Store, StoreFault, Vault};
 
 /// How often consumers are looked at: how long after its last process a unit's leases may still live.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -36,7 +36,6 @@ pub(super) fn open(
     if settings.dynamic.is_empty() && !book_file(settings).exists() {
         return Ok(None);
     }
-    let consumers = Consumers::of_machine();
     let options = DynamicOptions {
         book_file: book_file(settings),
         lock_wait,
@@ -46,10 +45,20 @@ pub(super) fn open(
         probe_every: settings.remote.probe_every,
         look_every: LOOK_EVERY,
         clocks: Clocks::of_machine(),
-        is_alive: Arc::new(move |consumer| consumers.is_alive(consumer)),
+        is_alive: liveness(),
     };
     let inner = Arc::clone(store) as Arc<dyn Store>;
-    Dynamic::open(inner, Arc::clone(engine) as _, settings.dynamic.clone(), options).map(Some)
+    let dynamic = Dynamic::open(inner, Arc::clone(engine) as _, settings.dynamic.clone(), options)?;
+    // What hangs on a login is ended before it.
+    let minted = Arc::downgrade(&dynamic);
+    store.ask_before_log_out(move |login| minted.upgrade().is_some_and(|minted| minted.hangs_on(login)));
+    Ok(Some(dynamic))
+}
+
+/// Tells whether consumers of this machine are still there.
+pub(super) fn liveness() -> Liveness {
+    let consumers = Consumers::of_machine();
+    Arc::new(move |consumer| consumers.is_alive(consumer))
 }
 
 /// Looks after leases from now on, and records what happens to them.

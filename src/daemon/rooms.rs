@@ -289,6 +289,7 @@ fn remote_options(
         cache_file,
         lock_wait: wait,
         needs_own_login: settings.needs_own_login,
+        is_alive: Some(dynamic::liveness()),
         ..RemoteOptions::new(&settings.state_file)
     })
 }

@@ -182,13 +182,14 @@ pub fn work(working: Working<'_>) -> Result<(), CommandFault> {
 }
 
 /// Revokes what we logged in with. An engine that does not answer revokes it itself when its time is over.
-pub fn log_out(runtime: &tokio::runtime::Runtime, remotes: &[Arc<Remote>]) {
+/// With `is_handed_over` a successor goes on with what hangs on some of them: those stay.
+pub fn log_out(runtime: &tokio::runtime::Runtime, remotes: &[Arc<Remote>], is_handed_over: bool) {
     if remotes.is_empty() {
         return;
     }
     let all = async {
         for remote in remotes {
-            remote.log_out_all().await;
+            remote.log_out_all(is_handed_over).await;
         }
     };
     if runtime.block_on(async { tokio::time::timeout(LOG_OUT_MAX, all).await }).is_err() {
@@ -270,10 +271,8 @@ fn run(
         }
         End::Unmounted | End::KeeperGone => true,
     };
-    // Leases hang on the login they were minted under, and are to outlive a hand-over.
-    if matches!(end, End::Stop) || stores.dynamics.is_empty() {
-        log_out(runtime, stores.remotes);
-    }
+    // Leases hang on the login they were minted under, and are to outlive all but a planned end.
+    log_out(runtime, stores.remotes, !matches!(end, End::Stop));
     let stopped = live.gate.record_act(&ourselves(), Operation::Stop, Outcome::Done, Some(end.reason()));
     tracing::info!("stopped");
     if matches!(end, End::HandOver) {

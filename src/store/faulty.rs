@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::{Change, Changed, Fetched, Login, Pending, Store, StoreFault, StoreState, Wanted, Watcher};
-use crate::model::{FieldNode, Secret, SecretPath};
+use crate::model::{Consumer, FieldNode, Secret, SecretPath};
 
 /// What goes wrong with one request.
 #[derive(Debug, Clone)]
@@ -190,6 +190,10 @@ impl Store for Faulty {
             plan.on_change.remove(&plan.changes)
         });
         Box::pin(suffer(fault, self.inner.change(login, change)))
+    }
+
+    fn used_by(&self, login: &Login, consumer: &Consumer) {
+        self.inner.used_by(login, consumer);
     }
 
     fn watch(&self, watcher: Watcher) {

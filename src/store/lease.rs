@@ -122,12 +122,24 @@ pub enum LeaseHandle {
     },
 }
 
+/// What ends a session, for a process that did not begin it. Its token is a secret.
+pub struct LeftSession {
+    /// Whose it is.
+    pub login: Login,
+    /// The server's public name for it.
+    pub accessor: String,
+    /// What it is used and ended with.
+    pub token: SecretBytes,
+}
+
 /// A session at the server on which a lease hangs.
 pub trait Tenure: Send + Sync {
     /// Keeps the session from being given up as unused; returns whether it is still the account's, and so kept good.
     fn keep(&self) -> bool;
     /// How long it still lives; `None`: for ever.
     fn remaining(&self) -> Option<Duration>;
+    /// What a successor ends it with; `None`: it is not ours to end.
+    fn leave(&self) -> Option<LeftSession>;
 }
 
 /// What came of a renewal.
@@ -167,6 +179,9 @@ pub trait LeaseSource: Send + Sync {
         login: &'a Login,
         handle: &'a LeaseHandle,
     ) -> Pending<'a, Result<Answer<()>, SourceFault>>;
+
+    /// Ends a session that an earlier process began. That it has ended already is no fault.
+    fn end_session<'a>(&'a self, session: &'a LeftSession) -> Pending<'a, Result<Answer<()>, SourceFault>>;
 }
 
 /// Tells whether a consumer may still be there.

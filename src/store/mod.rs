@@ -28,8 +28,8 @@ pub use fault::StoreFault;
 pub use faulty::{Fault, Faulty};
 pub use http::{Address, AddressFault, ClientCertificate, HttpOptions};
 pub use lease::{
-    Declared, Engine, LeaseEvent, LeaseHandle, LeaseInfo, LeaseSource, Leased, Liveness, Pki, Renewed,
-    Tenure, What,
+    Declared, Engine, LeaseEvent, LeaseHandle, LeaseInfo, LeaseSource, Leased, LeftSession, Liveness, Pki,
+    Renewed, Tenure, What,
 };
 pub use local::{Backup, Checked, Clock, FIELDS_MAX, Local, LocalOptions, Restored};
 pub use remote::{
@@ -211,6 +211,10 @@ pub trait Store: Send + Sync {
     fn needs_own_login(&self) -> bool {
         false
     }
+
+    /// Notes that something is about to be asked under `login` for a consumer: once none of a login's consumers is left it
+    /// may be ended.
+    fn used_by(&self, _login: &Login, _consumer: &Consumer) {}
 
     /// How its logins are, without asking anyone; none where it needs none.
     fn logins(&self) -> Vec<LoginStatus> {

@@ -130,6 +130,8 @@ pub struct LoginStatus {
     pub age: Option<Duration>,
     /// How long it lives from now unless renewed; `None`: for ever, or there is none.
     pub remaining: Option<Duration>,
+    /// Whether the engine made it for us, so that it is ours to revoke.
+    pub is_ours: bool,
     /// The engine's public name for the token.
     pub accessor: Option<String>,
 }
@@ -197,4 +199,18 @@ pub trait Source: Send + Sync {
 
     /// Revokes a login that nobody needs any more; the next request under it logs in again.
     fn log_out<'a>(&'a self, login: &'a Login) -> Pending<'a, ()>;
+
+    /// The same, unless `is_needed` says otherwise at the moment from which on whoever needs the login makes a new one: what
+    /// was begun under it before that moment is not cut off.
+    fn log_out_unless<'a>(
+        &'a self,
+        login: &'a Login,
+        is_needed: &'a (dyn Fn() -> bool + Send + Sync),
+    ) -> Pending<'a, ()> {
+        Box::pin(async move {
+            if !is_needed() {
+                self.log_out(login).await;
+            }
+        })
+    }
 }

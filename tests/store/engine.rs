@@ -274,6 +274,7 @@ impl Source for Engine {
             state: LoginState::Valid,
             age: Some(Duration::from_secs(1)),
             remaining: Some(Duration::from_secs(3599)),
+            is_ours: true,
             accessor: Some("accessor".into()),
         }]
     }

@@ -3,14 +3,15 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use credfs::caller::Consumers;
 use credfs::model::{Consumer, Secret, Sharing, Stage, Version};
 use credfs::store::{
-    Change, Clocks, Declared, Dynamic, DynamicOptions, Engine, LeaseEvent, Login, Pki, Remote, RemoteOptions,
-    Store as _, StoreFault, Vault, VaultOptions, Wanted, What,
+    Change, Clocks, Declared, Dynamic, DynamicOptions, Engine, LeaseEvent, Login, LoginBy, LoginSetup, Pki,
+    Remote, RemoteOptions, Store as _, StoreFault, Vault, VaultOptions, Wanted, What,
 };
 use serde_json::json;
 use tokio::runtime::Runtime;
@@ -23,6 +24,7 @@ const PATH: &str = "db/orders";
 
 /// One process's worth of credfs, over a store.
 struct World {
+    remote: Arc<Remote>,
     dynamic: Arc<Dynamic>,
     runtime: Runtime,
     events: Arc<Mutex<Vec<LeaseEvent>>>,
@@ -41,6 +43,16 @@ impl World {
     }
 
     fn with(options: VaultOptions, directory: &Directory, books: &Path, declared: Vec<Declared>) -> Self {
+        Self::at(Clocks::of_machine(), options, directory, books, declared)
+    }
+
+    fn at(
+        clocks: Clocks,
+        options: VaultOptions,
+        directory: &Directory,
+        books: &Path,
+        declared: Vec<Declared>,
+    ) -> Self {
         heard();
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -55,15 +67,15 @@ impl World {
             failures_max: 3,
             probe_every: Duration::from_millis(300),
             look_every: Duration::from_millis(100),
-            clocks: Clocks::of_machine(),
+            clocks,
             is_alive: Arc::new(move |consumer| consumers.is_alive(consumer)),
         };
-        let dynamic = Dynamic::open(remote, vault, declared, options).unwrap();
+        let dynamic = Dynamic::open(Arc::clone(&remote) as _, vault, declared, options).unwrap();
         let events = Arc::new(Mutex::new(Vec::new()));
         let noted = Arc::clone(&events);
         dynamic.hear(move |event| noted.lock().unwrap().push(event.clone()));
         runtime.spawn(Arc::clone(&dynamic).watch_over());
-        Self { dynamic, runtime, events }
+        Self { remote, dynamic, runtime, events }
     }
 
     fn seen(&self, consumer: &Consumer) -> Arc<Secret> {
@@ -157,6 +169,77 @@ fn each_unit_gets_a_user_of_its_own_and_looking_mints_nothing() {
     }
     assert!(world.dynamic.known(&login(&Consumer::Nobody), &path(PATH)).is_none());
     assert_eq!((between.count("/creds/"), world.events(What::Minted, true)), (2, 2));
+}
+
+#[test]
+fn nothing_else_is_asked_or_told_about_a_path_that_is_declared() {
+    let (postgres, bao, directory) = (Postgres::start(), Bao::dev(), Directory::new());
+    postgres.serve_through(&bao, "orders", "1h", "24h");
+    let between = Between::in_front_of(&bao.url);
+    let world = World::open(&[&between.url()], &bao.root, &directory, database("orders"));
+    let unit = Unit::running("one");
+    // The engine beside it said of the same path that nothing is there; and now something is.
+    assert!(world.runtime.block_on(world.remote.look_up(&Login::machine(), &path(PATH))).unwrap().is_none());
+    assert!(world.remote.is_absent(&path(PATH)) && !world.dynamic.is_absent(&path(PATH)));
+    bao.tell("POST", &format!("secret/data/{PATH}"), &json!({"data": {"password": "kept", "other": "kept"}}));
+    let asked = || between.count(PATH);
+    let before = asked();
+    for login in [login(&unit.consumer()), Login::machine()] {
+        let found = world.runtime.block_on(world.dynamic.look_up(&login, &path(PATH))).unwrap().unwrap();
+        assert!(found.versions.iter().flat_map(|version| version.fields.iter()).all(|field| {
+            ["password", "username"].contains(&field.name.as_str()) && field.bytes.is_none()
+        }));
+        let again = world.runtime.block_on(world.dynamic.refresh(&login, Some(&path(PATH))));
+        assert_eq!(again.unwrap(), 1);
+        assert_eq!(world.dynamic.stale_for(&login, &path(PATH)), Duration::ZERO);
+    }
+    assert_eq!((asked(), postgres.users().len()), (before, 0), "something was asked about it");
+    assert_ne!(world.read(&unit.consumer(), "password").unwrap(), "kept");
+    assert_eq!(asked(), before, "a read asked the engine beside it");
+}
+
+/// Two identities with logins of their own, beside the machine's.
+fn identities(bao: &Bao, url: &str, directory: &Directory, token_ttl: &str) -> VaultOptions {
+    bao.policy(
+        "minter",
+        "path \"database/creds/orders\" { capabilities = [\"read\"] }\n\
+         path \"sys/leases/*\" { capabilities = [\"update\"] }\n\
+         path \"secret/data/*\" { capabilities = [\"read\"] }",
+    );
+    let mut all = options(&[url], "secret", token_login(directory.file("token", &bao.root)));
+    for name in ["alice", "bob"] {
+        let (role_id, secret_id) =
+            bao.approle(name, json!({"token_policies": "minter", "token_ttl": token_ttl}));
+        let secret_id_file = directory.file(name, &secret_id);
+        let method = LoginBy::AppRole { role_id, secret_id_file, wrapped: None };
+        all.logins.insert(name.to_owned(), LoginSetup { method, mount: None, namespace: None });
+    }
+    all
+}
+
+#[test]
+fn identities_with_logins_of_their_own_are_apart_within_one_unit() {
+    let (postgres, bao, directory) = (Postgres::start(), Bao::dev(), Directory::new());
+    postgres.serve_through(&bao, "orders", "1h", "24h");
+    let options = identities(&bao, &bao.url, &directory, "1h");
+    let world = World::with(options, &directory, directory.path(), database("orders"));
+    let unit = Unit::running("shared");
+    let mut seen = Vec::new();
+    for name in ["alice", "bob"] {
+        let login = Login::of_identity(name).for_consumer(unit.consumer());
+        let secret = world.dynamic.known(&login, &path(PATH)).unwrap();
+        let wanted =
+            Wanted { secret: path(PATH), version: secret.current.unwrap(), field: field("username") };
+        let fetched = world.runtime.block_on(world.dynamic.fetch(&login, &wanted)).unwrap();
+        seen.push((login, wanted, String::from_utf8(fetched.value.expose().to_vec()).unwrap()));
+    }
+    let [(_, first, alice), (login, second, bob)] = &seen[..] else { unreachable!() };
+    assert!(alice != bob && first.version != second.version, "{alice}, {bob}");
+    assert_eq!(postgres.users().len(), 2);
+    let known = world.dynamic.known(login, &path(PATH)).unwrap();
+    assert!(known.version(first.version).is_none(), "one is shown what is the other's");
+    let taken = world.runtime.block_on(world.dynamic.fetch(login, first)).map(drop);
+    assert!(matches!(taken, Err(StoreFault::Replaced(..))), "one is given what is the other's");
 }
 
 #[test]
@@ -279,6 +362,95 @@ fn what_a_killed_process_minted_is_used_on_or_ended_by_the_next() {
     drop(world);
     let world = World::open(&[&bao.url], &bao.root, &directory, Vec::new());
     assert!(world.dynamic.leases().is_empty());
+}
+
+#[test]
+fn the_session_of_a_killed_process_is_ended_after_what_hung_on_it() {
+    let (postgres, bao, directory) = (Postgres::start(), Bao::dev(), Directory::new());
+    postgres.serve_through(&bao, "orders", "1h", "24h");
+    let (mut one, mut other) = (Unit::running("one"), Unit::running("other"));
+    let open = || {
+        let options = identities(&bao, &bao.url, &directory, "1h");
+        World::with(options, &directory, directory.path(), database("orders"))
+    };
+    let read = |world: &World, consumer: Consumer| {
+        let login = Login::of_identity("alice").for_consumer(consumer);
+        let version = world.dynamic.known(&login, &path(PATH)).unwrap().current.unwrap();
+        let wanted = |name| Wanted { secret: path(PATH), version, field: field(name) };
+        ["username", "password"].map(|name| {
+            let fetched = world.runtime.block_on(world.dynamic.fetch(&login, &wanted(name))).unwrap();
+            String::from_utf8(fetched.value.expose().to_vec()).unwrap()
+        })
+    };
+    let before = bao.accessors();
+    let left = {
+        let world = open();
+        read(&world, one.consumer());
+        read(&world, other.consumer());
+        let made: Vec<String> = bao.accessors().into_iter().filter(|one| !before.contains(one)).collect();
+        assert_eq!(made.len(), 1);
+        made[0].clone()
+        // Dropped here: nothing of it is told to the server, as when it is killed.
+    };
+    let world = open();
+    let is_there = || bao.accessors().contains(&left);
+    one.stop(true);
+    soon("the user of the unit that stopped is gone", || postgres.users().len() == 1);
+    std::thread::sleep(Duration::from_secs(1));
+    let [user, password] = read(&world, other.consumer());
+    assert!(is_there() && postgres.lets_in(&user, &password), "ended under a lease that lives");
+    let file = std::fs::read(directory.path().join("leases")).unwrap();
+    assert!(!file.windows(left.len()).any(|part| part == left.as_bytes()), "it lies open on disk");
+    other.stop(true);
+    soon("what hung on it is ended, and then itself", || postgres.users().is_empty() && !is_there());
+}
+
+#[test]
+fn where_nothing_is_minted_nobody_is_woken_to_look_after_it() {
+    let (postgres, bao, directory) = (Postgres::start(), Bao::dev(), Directory::new());
+    postgres.serve_through(&bao, "orders", "1h", "24h");
+    // Every turn of the loop asks what time it is.
+    let asked = Arc::new(AtomicU64::new(0));
+    let (counted, machine) = (Arc::clone(&asked), Clocks::of_machine());
+    let boot_us = Arc::clone(&machine.boot_us);
+    let clocks = Clocks {
+        boot_us: Arc::new(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            boot_us()
+        }),
+        ..machine
+    };
+    let options = options(&[&bao.url], "secret", token_login(directory.file("token", &bao.root)));
+    let world = World::at(clocks, options, &directory, directory.path(), database("orders"));
+    let turns_in_a_second = || {
+        let before = asked.load(Ordering::Relaxed);
+        std::thread::sleep(Duration::from_secs(1));
+        asked.load(Ordering::Relaxed) - before
+    };
+    let mut unit = Unit::running("one");
+    world.seen(&unit.consumer());
+    soon("it is still", || turns_in_a_second() == 0);
+    world.pair(&unit.consumer());
+    assert!(turns_in_a_second() > 5, "who has a lease is not looked after");
+    unit.stop(true);
+    soon("the user is gone", || postgres.users().is_empty());
+    soon("it is still again", || turns_in_a_second() == 0);
+}
+
+#[test]
+fn what_was_minted_before_a_reboot_is_nobodys_even_where_somebody_is_called_the_same() {
+    let (postgres, bao, directory) = (Postgres::start(), Bao::dev(), Directory::new());
+    postgres.serve_through(&bao, "orders", "1h", "24h");
+    // Numbers of cgroups and processes begin anew at each boot: this one stands for another of the same number.
+    let unit = Unit::running("one");
+    let user = World::open(&[&bao.url], &bao.root, &directory, database("orders")).pair(&unit.consumer()).0;
+    assert_eq!(postgres.users(), std::slice::from_ref(&user));
+    let clocks = Clocks { boot_id: "another boot".into(), ..Clocks::of_machine() };
+    let options = options(&[&bao.url], "secret", token_login(directory.file("token", &bao.root)));
+    let world = World::at(clocks, options, &directory, directory.path(), database("orders"));
+    let (next, password) = world.pair(&unit.consumer());
+    assert!(next != user && postgres.lets_in(&next, &password), "a lease of the boot before is gone on with");
+    soon("what was minted before the reboot is ended", || postgres.users() == [next.clone()]);
 }
 
 #[test]
@@ -446,8 +618,8 @@ fn a_lease_whose_session_ends_is_replaced_while_it_still_works() {
     let settings = json!({"token_policies": "orders", "token_ttl": "6s", "token_max_ttl": "9s"});
     let (role_id, secret_id) = bao.approle("orders", settings);
     let secret_id_file = directory.file("secret-id", &secret_id);
-    let setup = credfs::store::LoginSetup {
-        method: credfs::store::LoginBy::AppRole { role_id, secret_id_file, wrapped: None },
+    let setup = LoginSetup {
+        method: LoginBy::AppRole { role_id, secret_id_file, wrapped: None },
         mount: None,
         namespace: None,
     };

@@ -57,7 +57,10 @@ fn a_token_is_made_when_needed_renewed_while_used_and_revoked_at_the_end() {
     let now = status(&opened);
     assert_eq!(now.accessor.as_ref(), Some(&accessor), "renewed, not made again");
     assert!(now.age.unwrap() > Duration::from_secs(5) && now.remaining.unwrap() <= Duration::from_secs(2));
-    opened.run(opened.vault.log_out(&Login::machine()));
+    opened.run(opened.vault.log_out_unless(&Login::machine(), &|| true));
+    assert!(bao.accessors().contains(&accessor), "revoked in spite of who needs it");
+    assert_eq!(status(&opened).accessor.as_ref(), Some(&accessor));
+    opened.run(opened.vault.log_out_unless(&Login::machine(), &|| false));
     assert!(!bao.accessors().contains(&accessor), "revoked");
     assert_eq!(status(&opened).state, LoginState::Unused);
     reads(&opened).unwrap();

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::harness::{Bao, Between, Directory, Postgres, Unit};
+use crate::harness::{Bao, Between, Directory, Does, Postgres, Unit};
 
 const CREDFS: &str = env!("CARGO_BIN_EXE_credfs");
 
@@ -33,6 +33,11 @@ fn soon(what: &str, is_so: impl Fn() -> bool) {
 
 impl Served {
     fn start(url: &str, token: &str, policy: &str) -> Self {
+        Self::start_with(url, token, policy, &[])
+    }
+
+    /// With files of these names and contents beside the configuration.
+    fn start_with(url: &str, token: &str, policy: &str, files: &[(&str, &str)]) -> Self {
         let directory = Directory::new();
         let config = directory.path().join("credfs.toml");
         let mount = directory.path().join("mnt");
@@ -41,6 +46,7 @@ impl Served {
         let (is_done, _, err) = run(Command::new(CREDFS).args(arguments));
         assert!(is_done, "{err}");
         directory.file("token", token);
+        files.iter().for_each(|(name, content)| drop(directory.file(name, content)));
         let mut text = std::fs::read_to_string(&config).unwrap();
         text.push_str(&format!(
             "\n[stores.central]\nkind = \"vault\"\nprefix = \"central\"\naddresses = [\"{url}\"]\n\
@@ -148,7 +154,9 @@ fn policy(units: &[&Unit]) -> String {
     format!(
         "[identities.orders]\nunit = [{}]\n[identities.looker]\nuser = [\"nobody\"]\n\
          [[grants]]\nto = [\"orders\"]\nread = [\"central/db/*\"]\n\
-         [[grants]]\nto = [\"looker\"]\nlist = [\"central/**\"]\n",
+         [[grants]]\nto = [\"looker\"]\nlist = [\"central/**\"]\n\
+         [views.\"app/password\"]\nsecret = \"central/db/orders\"\nfield = \"password\"\n\
+         [views.\"app/nothing\"]\nsecret = \"central/db/orders\"\nfield = \"nothing\"\n",
         names.join(", ")
     )
 }
@@ -164,17 +172,30 @@ fn units_read_users_of_their_own_from_files_until_they_stop() {
     // Looking: by who may only list, and by who may read.
     let tree = served.path("central");
     let look = format!(
-        "ls -laR {0}; find {0} -ls; stat {0}/db/orders/password; stat {0}/db/orders/nothing; getfattr -d -R {0}; \
+        "ls -laR {0}; find {0} -ls; stat {0}/db/orders/password; stat {0}/db/orders/nothing; \
+         stat {0}/db/orders/versions/1/nothing {0}/db/orders/versions/99 {0}/db/nothing; stat {1}; getfattr -d -R {0}; \
          test -r {0}/db/orders/password; du -a {0}",
-        tree.display()
+        tree.display(),
+        served.path("app/password").display()
     );
     let (_, seen, _) = run(&mut one.shell(&look));
     assert!(seen.contains("password") && seen.contains("username") && seen.contains("current"), "{seen}");
     run(Command::new("setpriv").args(["--reuid", "nobody", "--clear-groups", "sh", "-c", &look]));
     assert_eq!((between.count("/creds/"), postgres.users().len()), (0, 0), "looking minted");
+    let asked = || between.count("/db/orders") + between.count("/db/each");
+    assert_eq!(asked(), 0, "looking asked the engine beside it");
     // Reading.
-    let (first, second) = (served.pair(&one), served.pair(&other));
+    let first = served.pair(&one);
+    // Somebody has one by now, and the other only looks.
+    let (_, seen, _) = run(&mut other.shell(&look));
+    assert!(seen.contains("username") && postgres.users().len() == 1, "looking minted");
+    let second = served.pair(&other);
     assert_ne!(first.0, second.0);
+    assert_eq!(served.read(&one, "app/password"), first.1, "a view shows each what is his");
+    assert_eq!(served.read(&other, "app/password"), second.1);
+    let (_, _, said) = run(&mut one.shell(&format!("stat {}", served.path("app/nothing").display())));
+    assert!(said.contains("No such file"), "a view of a field that is none: {said}");
+    assert_eq!(asked(), 0, "reading asked the engine beside it");
     assert!(postgres.lets_in(&first.0, &first.1) && postgres.lets_in(&second.0, &second.1));
     assert_eq!(served.pair(&one), first, "shared by all reads of the unit");
     assert_eq!(between.count("/creds/"), 2);
@@ -195,6 +216,13 @@ fn units_read_users_of_their_own_from_files_until_they_stop() {
     // A file that was opened before is handed to a child.
     let handed = format!("exec 3<{}/db/orders/password; cat <&3", tree.display());
     assert_eq!(run(&mut one.shell(&handed)).1, first.1);
+    // And to another unit, which may read it too, though it is not shown that version.
+    let moved = format!(
+        "exec 3<{}/db/orders/password; echo $$ > {}; stat --cached=never -L -c %s /proc/self/fd/3; cat <&3",
+        tree.display(),
+        other.entrance().display()
+    );
+    assert_eq!(run(&mut one.shell(&moved)).1, format!("{}\n{}", first.1.len(), first.1));
     // What administrators are told.
     let status = served.json(&["status"]);
     let central =
@@ -257,4 +285,113 @@ fn units_read_users_of_their_own_from_files_until_they_stop() {
     }
     let verified = served.command(&["audit", "verify"]);
     assert!(verified.0, "{}", verified.2);
+}
+
+/// The server's name for the token of a login, where there is one.
+fn accessor(served: &Served, login: &str) -> Option<String> {
+    let status = served.json(&["status"]);
+    let central = status["stores"].as_array()?.iter().find(|store| store["name"] == "central")?.clone();
+    let found = central["logins"].as_array()?.iter().find(|found| found["login"] == login)?.clone();
+    found["accessor"].as_str().map(str::to_owned)
+}
+
+#[test]
+#[allow(clippy::too_many_lines, reason = "one story of one login from its first use to its last end")]
+fn an_identitys_login_is_ended_with_the_last_process_that_used_it() {
+    let (postgres, bao) = (Postgres::start(), Bao::dev());
+    postgres.serve_through(&bao, "orders", "1h", "24h");
+    bao.policy(
+        "reader",
+        "path \"secret/data/*\" { capabilities = [\"read\"] }\n\
+         path \"database/creds/orders\" { capabilities = [\"read\"] }\n\
+         path \"sys/leases/*\" { capabilities = [\"update\"] }",
+    );
+    let put = |name: &str, value: &str| {
+        bao.tell("POST", &format!("secret/data/app/{name}"), &json!({"data": {"f": value}}))
+    };
+    put("config", "kept");
+    put("own", "kept");
+    let between = Between::in_front_of(&bao.url);
+    let (mut one, mut other, stays) = (Unit::running("one"), Unit::running("other"), Unit::running("stays"));
+    let settings = || json!({"token_policies": "reader", "token_ttl": "1h"});
+    let (orders, billing) = (bao.approle("orders", settings()), bao.approle("billing", settings()));
+    let identity = |name: &str, units: &[&Unit], role_id: &str| {
+        let units: Vec<&str> = units.iter().map(|unit| unit.name()).collect();
+        format!(
+            "[identities.{name}]\nunit = {units:?}\n[identities.{name}.login.central]\nmethod = \"approle\"\n\
+             role_id = \"{role_id}\"\nsecret_id_file = \"{name}-id\"\n\
+             [[grants]]\nto = [\"{name}\"]\nread = [\"central/app/*\", \"central/db/*\"]\n"
+        )
+    };
+    let policy = identity("orders", &[&one, &other], &orders.0) + &identity("billing", &[&stays], &billing.0);
+    let files = [("orders-id", orders.1.as_str()), ("billing-id", billing.1.as_str())];
+    let served = Served::start_with(&between.url(), &bao.root, &policy, &files);
+    let is_there = |accessor: &String| bao.accessors().contains(accessor);
+    let logins = || between.count("auth/approle/login");
+    for unit in [&one, &other, &stays] {
+        assert_eq!(served.read(unit, "central/app/config/f"), "kept");
+    }
+    served.read(&one, "central/app/own/f");
+    served.read(&one, "central/db/orders/password");
+    let (first, of_billing) = (accessor(&served, "identity:orders"), accessor(&served, "identity:billing"));
+    let (first, of_billing) = (first.unwrap(), of_billing.unwrap());
+    assert!(logins() == 2 && first != of_billing && is_there(&first) && is_there(&of_billing));
+    // The first who is gone loses what was minted for him, and leaves the login to the other, who only read.
+    one.stop(true);
+    soon("the user of the unit that stopped is gone", || postgres.users().is_empty());
+    std::thread::sleep(Duration::from_secs(5));
+    assert!(is_there(&first), "it is ended while somebody who used it lives");
+    let pair = served.pair(&other);
+    assert!(postgres.lets_in(&pair.0, &pair.1) && logins() == 2);
+    // The last one takes it along.
+    other.stop(true);
+    soon("the login of those who are gone is ended", || !is_there(&first));
+    assert!(postgres.users().is_empty() && is_there(&of_billing));
+    assert_eq!(accessor(&served, "identity:orders"), None);
+    let failed = served.records().into_iter().filter(|record| record["outcome"] == "failed").count();
+    assert_eq!(failed, 0, "the lease was ended before the login that it hung on");
+    // Nothing brings it back but somebody who reads: no poll, no listing, no look.
+    put("own", "second");
+    std::thread::sleep(Duration::from_secs(4));
+    assert_eq!((logins(), accessor(&served, "identity:orders")), (2, None));
+    // Whoever is the identity next logs in once.
+    one.spawn_again();
+    soon("the new value", || served.read(&one, "central/app/own/f") == "second");
+    served.pair(&one);
+    let second = accessor(&served, "identity:orders").unwrap();
+    assert!(logins() == 3 && second != first && is_there(&second));
+    // What hangs on it cannot be ended for a while: till then it is needed.
+    let bad = || Does::answer("502 Bad Gateway", "", "");
+    between.decide(move |line| if line.contains("leases/revoke") { bad() } else { Does::HandOn });
+    one.stop(true);
+    std::thread::sleep(Duration::from_secs(6));
+    assert!(is_there(&second) && postgres.users().len() == 1, "it is ended before what hangs on it");
+    // Then it cannot be ended itself: that is tried again.
+    let ends = || between.count("revoke-self");
+    let before = ends();
+    between.decide(move |line| if line.contains("revoke-self") { bad() } else { Does::HandOn });
+    soon("its end is tried", || ends() > before);
+    assert!(postgres.users().is_empty() && is_there(&second));
+    between.decide(|_| Does::HandOn);
+    soon("it is ended later", || !is_there(&second));
+    // What nothing hangs on is not left to a successor, who knows who used what.
+    one.spawn_again();
+    // What the identity was given a moment ago needs no login.
+    soon("a login", || {
+        served.read(&one, "central/app/own/f") == "second" && accessor(&served, "identity:orders").is_some()
+    });
+    let third = accessor(&served, "identity:orders").unwrap();
+    let worker = served.json(&["status"])["worker_pid"].clone();
+    run(Command::new("kill").args(["-TERM", &worker.to_string()]));
+    soon("another worker serves", || {
+        served.command(&["status"]).0 && served.json(&["status"])["worker_pid"] != worker
+    });
+    assert!(!is_there(&third) && !is_there(&of_billing), "left behind by a worker that ended");
+    put("own", "third");
+    soon("it is read ahead for who used it before", || accessor(&served, "identity:orders").is_some());
+    let fourth = accessor(&served, "identity:orders").unwrap();
+    assert_eq!(served.read(&one, "central/app/own/f"), "third");
+    assert!(is_there(&fourth));
+    drop(one);
+    soon("its login is ended by the successor", || !is_there(&fourth));
 }

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use super::table::{Minted, Owner, Phase};
 use crate::model::{Consumer, FieldName, SecretBytes, SecretPath, UnixTime};
 use crate::store::sealed::{KeySource, SealedLog, files};
-use crate::store::{LeaseHandle, StoreFault};
+use crate::store::{LeaseHandle, LeftSession, Login, StoreFault};
 
 const PURPOSE: &[u8] = b"credfs leases 1";
 /// From which length on the file is looked at whether most of it is about leases that are gone, in bytes.
@@ -66,12 +66,22 @@ pub(super) struct MintedNote {
     pub(super) session_ends: Option<Ends>,
     pub(super) request_id: Option<String>,
     fields: Vec<(FieldName, usize)>,
+    /// The session that it hangs on, where it is ours to end: its token comes after the fields.
+    #[serde(default)]
+    session: Option<SessionNote>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct SessionNote {
+    accessor: String,
+    token_bytes: usize,
 }
 
 /// One version as the file has it.
 pub(super) struct Kept {
     pub(super) note: MintedNote,
     pub(super) fields: Box<[(FieldName, SecretBytes)]>,
+    pub(super) session: Option<LeftSession>,
     pub(super) lost: Option<UnixTime>,
     pub(super) is_ending: bool,
     pub(super) is_revoked: bool,
@@ -104,12 +114,8 @@ impl Book {
     }
 
     /// Notes that a version was minted; stored for good when this returns.
-    pub(super) fn add_minted(
-        &mut self,
-        note: &Note,
-        fields: &[(FieldName, SecretBytes)],
-    ) -> Result<(), StoreFault> {
-        self.log.add(&record(note, fields)?, true)
+    pub(super) fn add_minted(&mut self, note: &Note, values: &[SecretBytes]) -> Result<(), StoreFault> {
+        self.log.add(&record(note, values)?, true)
     }
 
     /// Notes anything else. Lost with the power it does no harm: the next process asks the server.
@@ -135,7 +141,7 @@ pub(super) fn records_of(
     minted: &Minted,
 ) -> Result<Vec<Zeroizing<Vec<u8>>>, StoreFault> {
     let number = minted.number;
-    let mut records = vec![record(&note_of(owner, boot_id, minted), &minted.fields)?];
+    let mut records = vec![record(&note_of(owner, boot_id, minted), &values_of(minted))?];
     if let Some(when) = minted.lost {
         records.push(record(&Note::Lost { number, when }, &[])?);
     }
@@ -150,6 +156,12 @@ pub(super) fn records_of(
 
 pub(super) fn below(number: u32) -> Result<Zeroizing<Vec<u8>>, StoreFault> {
     record(&Note::Below { number }, &[])
+}
+
+/// The values that go with that, in the order in which the note names them.
+pub(super) fn values_of(minted: &Minted) -> Vec<SecretBytes> {
+    let token = minted.session.iter().map(|session| session.token.shared());
+    minted.fields.iter().map(|(_, value)| value.shared()).chain(token).collect()
 }
 
 /// What is noted when a version was minted.
@@ -168,19 +180,23 @@ pub(super) fn note_of(owner: &Owner, boot_id: &str, minted: &Minted) -> Note {
         session_ends: minted.session_ends.clone(),
         request_id: minted.request_id.as_deref().map(str::to_owned),
         fields: minted.fields.iter().map(|(name, value)| (name.clone(), value.len())).collect(),
+        session: minted.session.as_ref().map(|session| SessionNote {
+            accessor: session.accessor.clone(),
+            token_bytes: session.token.len(),
+        }),
     }))
 }
 
-fn record(note: &Note, fields: &[(FieldName, SecretBytes)]) -> Result<Zeroizing<Vec<u8>>, StoreFault> {
+fn record(note: &Note, values: &[SecretBytes]) -> Result<Zeroizing<Vec<u8>>, StoreFault> {
     let failed = |_| StoreFault::Io("a lease could not be written down".into());
     let text = serde_json::to_vec(note).map_err(|error| failed(error.to_string()))?;
     let length = u32::try_from(text.len()).map_err(|error| failed(error.to_string()))?;
-    let values: usize = fields.iter().map(|(_, value)| value.len()).sum();
+    let length_of_all: usize = values.iter().map(SecretBytes::len).sum();
     // As long as it will be from the beginning: grown, it would leave copies behind.
-    let mut record = Zeroizing::new(Vec::with_capacity(4 + text.len() + values));
+    let mut record = Zeroizing::new(Vec::with_capacity(4 + text.len() + length_of_all));
     record.extend_from_slice(&length.to_le_bytes());
     record.extend_from_slice(&text);
-    fields.iter().for_each(|(_, value)| record.extend_from_slice(value.expose()));
+    values.iter().for_each(|value| record.extend_from_slice(value.expose()));
     Ok(record)
 }
 
@@ -191,9 +207,18 @@ impl Found {
         let rest = record.get(4 + length..)?;
         match serde_json::from_slice::<Note>(record.get(4..4 + length)?).ok()? {
             Note::Minted(note) => {
-                let fields = values(&note.fields, rest)?;
+                let (fields, rest) = values(&note.fields, rest)?;
+                let session = match &note.session {
+                    Some(session) => Some(LeftSession {
+                        login: Login::named(&note.account),
+                        accessor: session.accessor.clone(),
+                        token: value(rest.get(..session.token_bytes)?)?,
+                    }),
+                    None => None,
+                };
                 self.below = self.below.max(note.number.saturating_add(1));
-                let kept = Kept { note: *note, fields, lost: None, is_ending: false, is_revoked: false };
+                let kept =
+                    Kept { note: *note, fields, session, lost: None, is_ending: false, is_revoked: false };
                 self.kept.insert(kept.note.number, kept);
             }
             Note::Renewed { number, ends } => self.kept.get_mut(&number)?.note.ends = Some(ends),
@@ -207,16 +232,84 @@ impl Found {
     }
 }
 
-fn values(fields: &[(FieldName, usize)], mut bytes: &[u8]) -> Option<Box<[(FieldName, SecretBytes)]>> {
+/// The fields of a version, and what comes after them.
+type Values<'a> = (Box<[(FieldName, SecretBytes)]>, &'a [u8]);
+
+fn values<'a>(fields: &[(FieldName, usize)], mut bytes: &'a [u8]) -> Option<Values<'a>> {
     let mut read = Vec::with_capacity(fields.len());
     for (name, length) in fields {
-        let value = bytes.get(..*length)?;
+        read.push((name.clone(), value(bytes.get(..*length)?)?));
         bytes = bytes.get(*length..)?;
-        let filled: Result<_, ()> = SecretBytes::filled_by(*length, |into| {
-            into.copy_from_slice(value);
-            Ok(())
-        });
-        read.push((name.clone(), filled.ok()?));
     }
-    Some(read.into())
+    Some((read.into(), bytes))
+}
+
+fn value(bytes: &[u8]) -> Option<SecretBytes> {
+    let filled: Result<_, ()> = SecretBytes::filled_by(bytes.len(), |into| {
+        into.copy_from_slice(bytes);
+        Ok(())
+    });
+    filled.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note(session: Option<SessionNote>) -> Note {
+        let fields = ["password", "username"].map(|name| (FieldName::parse(name).unwrap(), name.len()));
+        Note::Minted(Box::new(MintedNote {
+            number: 7,
+            path: SecretPath::parse("db/orders").unwrap(),
+            account: "identity:orders".into(),
+            consumer: Consumer::Process { pid: 1, origin: 2 },
+            boot_id: "boot".into(),
+            handle: LeaseHandle::Lease("lease".into()),
+            shown: UnixTime::default(),
+            ends: None,
+            length_us: None,
+            is_renewable: true,
+            session_ends: None,
+            request_id: None,
+            fields: fields.into(),
+            session,
+        }))
+    }
+
+    fn values(all: &[&str]) -> Vec<SecretBytes> {
+        all.iter().map(|text| SecretBytes::taken_from(&mut text.as_bytes().to_vec())).collect()
+    }
+
+    #[test]
+    fn a_version_is_read_with_its_fields_and_the_session_it_hangs_on_and_a_cut_one_not_at_all() {
+        let session = SessionNote { accessor: "accessor".into(), token_bytes: 5 };
+        let whole = record(&note(Some(session)), &values(&["password", "username", "token"])).unwrap();
+        let mut found = Found::default();
+        found.read(&whole).unwrap();
+        let kept = &found.kept[&7];
+        assert_eq!(
+            kept.fields.iter().map(|(_, value)| value.expose()).collect::<Vec<_>>(),
+            [b"password", b"username"]
+        );
+        let session = kept.session.as_ref().unwrap();
+        assert_eq!((session.accessor.as_str(), session.token.expose()), ("accessor", &b"token"[..]));
+        assert_eq!(session.login, Login::of_identity("orders"));
+        for cut in 0..whole.len() {
+            assert!(Found::default().read(&whole[..cut]).is_none(), "{cut}");
+        }
+    }
+
+    #[test]
+    fn a_version_that_was_written_before_sessions_were_is_read() {
+        let whole = record(&note(None), &values(&["password", "username"])).unwrap();
+        let text = String::from_utf8(whole[4..whole.len() - 16].to_vec()).unwrap();
+        let earlier = text.replace(",\"session\":null", "");
+        assert_ne!(earlier, text);
+        let mut record = u32::try_from(earlier.len()).unwrap().to_le_bytes().to_vec();
+        record.extend_from_slice(earlier.as_bytes());
+        record.extend_from_slice(b"passwordusername");
+        let mut found = Found::default();
+        found.read(&record).unwrap();
+        assert!(found.kept[&7].session.is_none() && found.kept[&7].fields.len() == 2);
+    }
 }

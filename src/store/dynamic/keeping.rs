@@ -14,7 +14,7 @@ use super::table::{Owner, Phase};
 use super::view::version_of;
 use crate::model::{Consumer, Reason};
 use crate::store::vault::login::pace;
-use crate::store::{Answer, LeaseEvent, LeaseHandle, Renewed, StoreFault, What};
+use crate::store::{Answer, LeaseEvent, LeaseHandle, LeftSession, Renewed, StoreFault, What};
 
 /// Most requests at once that nobody waits for.
 pub(super) const JOBS_MAX: usize = 16;
@@ -26,6 +26,7 @@ enum Job {
     Renew(Arc<Owner>, u32, LeaseHandle, Duration),
     Replace(Arc<Owner>, u32),
     End(u32),
+    EndSession(Arc<LeftSession>),
 }
 
 impl Dynamic {
@@ -35,13 +36,17 @@ impl Dynamic {
         loop {
             self.look_at_consumers();
             self.look_at_sessions();
-            for job in self.due(JOBS_MAX.saturating_sub(jobs.len())) {
+            let mut due = self.due(JOBS_MAX.saturating_sub(jobs.len()));
+            due.extend(self.sessions_to_end());
+            for job in due {
                 let dynamic = Arc::clone(&self);
                 jobs.spawn(async move { dynamic.run(job).await });
             }
             self.tidy();
+            // Where nothing is minted nobody is woken.
+            let is_any = self.table.lock().has_minted() || !self.left.lock().is_empty();
             tokio::select! {
-                () = tokio::time::sleep(self.options.look_every) => {}
+                () = tokio::time::sleep(self.options.look_every), if is_any => {}
                 () = self.wake.notified() => {}
                 Some(_) = jobs.join_next(), if !jobs.is_empty() => {}
             }
@@ -140,8 +145,43 @@ impl Dynamic {
         jobs
     }
 
+    /// Sessions of earlier processes on which nothing hangs any more.
+    fn sessions_to_end(&self) -> Vec<Job> {
+        let now_us = self.now_us();
+        let table = self.table.lock();
+        let mut jobs = Vec::new();
+        let mut all = self.left.lock();
+        all.retain(|left| left.until_us.is_none_or(|until_us| until_us > now_us));
+        for left in all.iter_mut() {
+            if left.at_us <= now_us && !table.hangs_on(&left.session.accessor) {
+                left.tries = left.tries.saturating_add(1);
+                // Nobody else begins with it meanwhile.
+                let pause = pace::pause(left.tries, self.options.answer_within, PAUSE_MAX);
+                left.at_us = now_us + super::micros(self.options.answer_within + pause);
+                jobs.push(Job::EndSession(Arc::clone(&left.session)));
+            }
+        }
+        jobs
+    }
+
+    async fn end_session(&self, session: &LeftSession) {
+        let asked = self.ask(self.source.end_session(session)).await;
+        match &asked {
+            Err((fault, _)) if !matches!(fault.bare(), StoreFault::Refused(_) | StoreFault::Invalid(_)) => {
+                tracing::warn!(login = %session.login, %fault, "a session that was left could not be ended; it is tried again");
+                return;
+            }
+            Err((fault, _)) => {
+                tracing::warn!(login = %session.login, %fault, "a session that was left was not ended");
+            }
+            Ok(_) => tracing::info!(login = %session.login, "ended the session that was left"),
+        }
+        self.left.lock().retain(|left| left.session.accessor != session.accessor);
+    }
+
     async fn run(self: Arc<Self>, job: Job) {
         match job {
+            Job::EndSession(session) => self.end_session(&session).await,
             Job::End(number) => drop(self.end_now(number).await),
             Job::Replace(owner, number) => self.replace(&owner, number).await,
             Job::Renew(owner, number, handle, length) => self.renew(&owner, number, &handle, length).await,

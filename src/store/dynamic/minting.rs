@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::Dynamic;
-use super::book::note_of;
+use super::book::{note_of, values_of};
 use super::table::{Minted, Owner, Phase};
 use super::view::version_of;
 use crate::store::remote::Saying;
@@ -158,6 +158,7 @@ impl Dynamic {
             is_busy: false,
             tries: 0,
             session_ends: session.map(|span| self.ends(self.now_us(), span)),
+            session: leased.tenure.as_ref().and_then(|tenure| tenure.leave()).map(Arc::new),
             tenure: leased.tenure,
             request_id: request_id.map(Into::into),
         }
@@ -165,8 +166,7 @@ impl Dynamic {
 
     async fn write_down(self: &Arc<Self>, owner: &Arc<Owner>, minted: &Minted) -> Result<(), StoreFault> {
         let note = note_of(owner, &self.options.clocks.boot_id, minted);
-        let copied =
-            minted.fields.iter().map(|(name, value)| (name.clone(), value.shared())).collect::<Vec<_>>();
+        let copied = values_of(minted);
         let dynamic = Arc::clone(self);
         let written =
             tokio::task::spawn_blocking(move || dynamic.book.lock().add_minted(&note, &copied)).await;

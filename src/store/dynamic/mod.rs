@@ -20,13 +20,14 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 
 use self::book::{Book, Ends, Note};
+use self::resuming::Left;
 use self::table::{Owner, Phase, Table};
 use super::remote::breaker::Breaker;
 use super::{
     Change, Changed, Clocks, Declared, Fetched, LeaseEvent, LeaseInfo, LeaseSource, Liveness, Login,
     LoginStatus, Pending, Store, StoreFault, StoreState, Wanted, Watcher,
 };
-use crate::model::{FieldNode, Secret, SecretPath, UnixTime};
+use crate::model::{Consumer, FieldNode, Secret, SecretPath, UnixTime};
 
 /// How minting behaves.
 #[derive(Clone)]
@@ -64,6 +65,8 @@ pub struct Dynamic {
     declared: Arc<BTreeMap<SecretPath, Arc<Declared>>>,
     /// Guards what is minted. Nothing is waited for under it.
     table: Mutex<Table>,
+    /// Guards the sessions of earlier processes on which something hung when we started.
+    left: Mutex<Vec<Left>>,
     watchers: RwLock<Vec<Watcher>>,
     hearing: RwLock<Option<Hearing>>,
     breaker: Breaker,
@@ -95,6 +98,7 @@ impl Dynamic {
             book: Mutex::new(book),
             table: Mutex::new(Table::new(Arc::clone(&declared), found.below)),
             declared,
+            left: Mutex::default(),
             watchers: RwLock::default(),
             hearing: RwLock::default(),
             breaker: Breaker::new(options.failures_max, options.probe_every),
@@ -108,6 +112,16 @@ impl Dynamic {
     /// Has `hearing` called for whatever happens to a lease from now on.
     pub fn hear(&self, hearing: impl Fn(&LeaseEvent) + Send + Sync + 'static) {
         *self.hearing.write() = Some(Box::new(hearing));
+    }
+
+    /// Whether a lease hangs on a login, or is about to.
+    #[must_use]
+    pub fn hangs_on(&self, login: &Login) -> bool {
+        let table = self.table.lock();
+        table.holdings.iter().filter(|(owner, _)| *owner.account == *login.as_str()).any(|(_, holding)| {
+            let is_over = |minted: &table::Minted| matches!(minted.phase, Phase::Ended { .. });
+            holding.flight.is_some() || !holding.versions.iter().all(is_over)
+        })
     }
 
     fn this(&self) -> Arc<Self> {
@@ -359,6 +373,10 @@ impl Store for Dynamic {
 
     fn needs_own_login(&self) -> bool {
         self.inner.needs_own_login()
+    }
+
+    fn used_by(&self, login: &Login, consumer: &Consumer) {
+        self.inner.used_by(login, consumer);
     }
 
     fn look_into<'a>(&'a self, login: &'a Login, folder: &'a str) -> Pending<'a, Result<(), StoreFault>> {

@@ -7,7 +7,17 @@ use super::Dynamic;
 use super::book::{self, Ends, Found};
 use super::table::{Minted, Owner, Phase};
 use crate::model::Reason;
-use crate::store::StoreFault;
+use crate::store::{LeftSession, StoreFault};
+
+/// A session that an earlier process began, and on which something hangs, or did.
+pub(super) struct Left {
+    pub(super) session: Arc<LeftSession>,
+    /// When it ends by itself, as far as is known, by the boot clock.
+    pub(super) until_us: Option<i64>,
+    /// When its end is next tried.
+    pub(super) at_us: i64,
+    pub(super) tries: u32,
+}
 
 impl Dynamic {
     /// A moment written down earlier, by the clock of this boot.
@@ -67,6 +77,7 @@ impl Dynamic {
                 is_busy: false,
                 tries: 0,
                 tenure: None,
+                session: kept.session.map(|session| self.left_session(session, session_ends.as_ref())),
                 session_ends,
                 request_id: note.request_id.map(Into::into),
             };
@@ -79,6 +90,18 @@ impl Dynamic {
         }
         drop(table);
         self.shorten()
+    }
+
+    /// A session that an earlier process began, once for all that hangs on it: it is ended after that.
+    fn left_session(&self, session: LeftSession, ends: Option<&Ends>) -> Arc<LeftSession> {
+        let mut all = self.left.lock();
+        if let Some(known) = all.iter().find(|known| known.session.accessor == session.accessor) {
+            return Arc::clone(&known.session);
+        }
+        let session = Arc::new(session);
+        let until_us = ends.map(|ends| ends.boot_us);
+        all.push(Left { session: Arc::clone(&session), until_us, at_us: 0, tries: 0 });
+        session
     }
 
     /// Writes the file anew with what is still to be known.

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::book::Ends;
 use super::view::{NUMBERS_MAX, number_of, version_of};
 use crate::model::{Consumer, FieldName, FieldNode, Secret, SecretBytes, SecretPath, UnixTime, Version};
-use crate::store::{Declared, LeaseHandle, Login, StoreFault, Tenure};
+use crate::store::{Declared, LeaseHandle, LeftSession, Login, StoreFault, Tenure};
 
 /// How many numbers are written down as handed out at once.
 const STRIDE: u32 = 16;
@@ -81,6 +81,8 @@ pub(super) struct Minted {
     /// How often in a row what was due failed.
     pub(super) tries: u32,
     pub(super) tenure: Option<Arc<dyn Tenure>>,
+    /// What ends the session that it hangs on, where that is ours to end.
+    pub(super) session: Option<Arc<LeftSession>>,
     pub(super) session_ends: Option<Ends>,
     pub(super) request_id: Option<Arc<str>>,
 }
@@ -243,6 +245,19 @@ impl Table {
                 .for_each(|number| drop(self.owners.remove(number)));
         }
         self.ended.extend(ended);
+    }
+
+    /// Whether anything lives, or is to be ended, that hangs on the session of this accessor.
+    pub(super) fn hangs_on(&self, accessor: &str) -> bool {
+        self.holdings.values().flat_map(|holding| &holding.versions).any(|minted| {
+            let is_over = matches!(minted.phase, Phase::Ended { .. });
+            !is_over && minted.session.as_ref().is_some_and(|session| session.accessor == accessor)
+        })
+    }
+
+    /// Whether there is anything to look after.
+    pub(super) fn has_minted(&self) -> bool {
+        self.holdings.values().any(|holding| !holding.versions.is_empty())
     }
 
     /// Versions that ended since this was last asked.
@@ -425,6 +440,7 @@ mod tests {
             is_busy: false,
             tries: 0,
             tenure: None,
+            session: None,
             session_ends: None,
             request_id: None,
         }

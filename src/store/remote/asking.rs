@@ -154,6 +154,7 @@ impl Remote {
             logins.push(login.clone());
             logins.extend(entry.and_then(|entry| entry.reader.clone()));
         }
+        logins.retain(|one| one == login || self.is_used(one));
         let mut tried: Vec<Login> = Vec::with_capacity(3);
         let mut refusal = None;
         for one in logins {

@@ -9,7 +9,7 @@ use super::cache_file;
 use super::codec::In;
 use super::held::{Entry, sighted};
 use super::merge::{Before, merged};
-use super::record::Reading;
+use super::record::{Reading, of_user};
 
 /// Most that is left, in bytes.
 const LEFT_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -24,7 +24,9 @@ impl Remote {
     #[must_use]
     pub fn leave(&self) -> Zeroizing<Vec<u8>> {
         let mark = self.options.clocks.mark();
-        let records = cache_file::records(&mark, &self.memory.read(), LEFT_BYTES_MAX);
+        let mut records: Vec<_> =
+            self.users.lock().all().filter_map(|(login, who)| of_user(&mark, login, who)).collect();
+        records.extend(cache_file::records(&mark, &self.memory.read(), LEFT_BYTES_MAX));
         let room = records.iter().map(|record| record.len() + 4).sum();
         let mut left = Zeroizing::new(Vec::with_capacity(room));
         for record in records {
@@ -46,6 +48,9 @@ impl Remote {
             let record = from.bytes().ok_or(UnreadableMemory)?;
             reading.read(record).ok_or(UnreadableMemory)?;
         }
+        for (login, consumer) in std::mem::take(&mut reading.users) {
+            self.note_user(&login, &consumer);
+        }
         self.go_on_with(reading);
         Ok(())
     }
@@ -54,7 +59,8 @@ impl Remote {
     /// was dropped that may not be given any more.
     #[must_use]
     pub fn changes(&self) -> (u64, u64) {
-        (self.memory.read().changes, self.drops.load(Ordering::SeqCst))
+        let users = self.users.lock().changes;
+        (self.memory.read().changes + users, self.drops.load(Ordering::SeqCst))
     }
 
     pub(super) fn go_on_with(&self, mut reading: Reading) {

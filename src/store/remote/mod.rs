@@ -21,6 +21,7 @@ mod numbers;
 mod options;
 mod polling;
 mod record;
+mod users;
 mod verdict;
 mod watching;
 
@@ -43,7 +44,7 @@ use super::{
     Change, Changed, Fetched, Login, LoginState, LoginStatus, Pending, Source, Store, StoreFault, StoreState,
     Wanted, Watcher,
 };
-use crate::model::{FieldNode, Secret, SecretPath, Stage, StageSet};
+use crate::model::{Consumer, FieldNode, Secret, SecretPath, Stage, StageSet};
 
 pub use clocks::Clocks;
 pub use leaving::UnreadableMemory;
@@ -85,6 +86,9 @@ pub struct Remote {
     wake: tokio::sync::Notify,
     /// Rises whenever something was dropped that may not be given any more.
     drops: AtomicU64,
+    users: users::Guarded,
+    /// Asked before a login is ended.
+    needed: RwLock<Option<users::Needed>>,
 }
 
 impl Remote {
@@ -118,6 +122,8 @@ impl Remote {
             folders: Mutex::default(),
             wake: tokio::sync::Notify::new(),
             drops: AtomicU64::new(0),
+            users: users::Guarded::default(),
+            needed: RwLock::default(),
             options,
         };
         remote.go_on_with(reading);
@@ -134,12 +140,15 @@ impl Remote {
     /// Forgets what a login was given, since it is another account from now on.
     pub fn forget(&self, login: &Login) {
         self.forget_login(login);
+        self.forget_users(login);
     }
 
-    /// Revokes every login at the engine, since nobody is served any more. What they were given stays.
-    pub async fn log_out_all(&self) {
+    /// Revokes every login at the engine, since nobody is served any more; with `is_handed_over` but those on which something
+    /// hangs that a successor goes on with. What they were given stays.
+    pub async fn log_out_all(&self, is_handed_over: bool) {
         for status in self.source.logins() {
-            if status.state == LoginState::Valid {
+            let is_kept = is_handed_over && self.is_needed(&status.login);
+            if status.state == LoginState::Valid && !is_kept {
                 self.source.log_out(&status.login).await;
             }
         }
@@ -392,6 +401,10 @@ impl Store for Remote {
 
     fn needs_own_login(&self) -> bool {
         self.options.needs_own_login
+    }
+
+    fn used_by(&self, login: &Login, consumer: &Consumer) {
+        self.note_user(login, consumer);
     }
 
     fn look_up<'a>(

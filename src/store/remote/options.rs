@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::clocks::Clocks;
 use crate::model::{Impact, Ownership};
-use crate::store::KeySource;
+use crate::store::{KeySource, Liveness};
 
 /// How long a value may be given after its freshness ended, while its engine gives no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +80,8 @@ pub struct RemoteOptions {
     pub lock_wait: Duration,
     /// Whether an identity without a login of its own is refused.
     pub needs_own_login: bool,
+    /// Tells whether a consumer is still there. `None`: nobody can tell, and logins stay until the end.
+    pub is_alive: Option<Liveness>,
     /// Tells the time.
     pub clocks: Clocks,
 }
@@ -103,6 +105,7 @@ impl RemoteOptions {
             cache_file: None,
             lock_wait: Duration::ZERO,
             needs_own_login: false,
+            is_alive: None,
             clocks: Clocks::of_machine(),
         }
     }

@@ -165,7 +165,9 @@ impl Remote {
             let Some(entry) = memory.get(path) else { return };
             (entry.reader.clone(), entry.describer.clone(), entry.is_numbered, entry.epoch)
         };
-        let describer = describer.unwrap_or_else(Login::machine);
+        // Nothing is asked under a login that nobody uses any more.
+        let reader = reader.filter(|reader| self.is_used(reader));
+        let describer = describer.filter(|login| self.is_used(login)).unwrap_or_else(Login::machine);
         let outcome = if let (false, Some(reader)) = (is_numbered, &reader) {
             self.read_version(reader, path, None, epoch).await.map(drop)
         } else {

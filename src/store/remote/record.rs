@@ -8,6 +8,7 @@
 //! 4 dropped  login as text ("": all) | path | u32 version (0: all): not to be given any more
 //! 5 gone     path
 //! 6 tick     nothing but its mark: so that time that passed is not lost with a clock that goes back
+//! 7 user     login as text | consumer as JSON: for a successor alone, within one boot
 //! ```
 //!
 //! Ages add up from mark to mark (`Mark::until_us`): while a process ran, the boot clock says how much older everything
@@ -25,7 +26,8 @@ use super::clocks::Mark;
 use super::codec::{In, Out};
 use super::held::{Entry, Held};
 use crate::model::{
-    FieldName, Impact, Ownership, SecretBytes, SecretPath, Stage, StageSet, State, UnixTime, Version,
+    Consumer, FieldName, Impact, Ownership, SecretBytes, SecretPath, Stage, StageSet, State, UnixTime,
+    Version,
 };
 use crate::store::{DescribedVersion, Description, Login};
 
@@ -35,6 +37,7 @@ const VOUCHED: u8 = 3;
 const DROPPED: u8 = 4;
 const GONE: u8 = 5;
 const TICK: u8 = 6;
+const USER: u8 = 7;
 
 /// One record.
 pub(super) type Record = Zeroizing<Vec<u8>>;
@@ -120,6 +123,14 @@ pub(super) fn of_tick(mark: &Mark) -> Record {
     begun(TICK, mark, 0).done()
 }
 
+/// Somebody who uses a login.
+pub(super) fn of_user(mark: &Mark, login: &Login, consumer: &Consumer) -> Option<Record> {
+    let consumer = serde_json::to_vec(consumer).ok()?;
+    let mut out = begun(USER, mark, login.as_str().len() + consumer.len() + 16);
+    out.text(login.as_str()).bytes(&consumer);
+    Some(out.done())
+}
+
 fn bits(stages: StageSet) -> u8 {
     Stage::ALL.into_iter().enumerate().map(|(at, stage)| u8::from(stages.contains(stage)) << at).sum()
 }
@@ -153,6 +164,7 @@ pub(super) struct Reading {
     last: Option<Mark>,
     pub(super) secrets: BTreeMap<SecretPath, ReadSecret>,
     values: BTreeMap<(SecretPath, Box<str>, Version), ReadValue>,
+    pub(super) users: Vec<(Login, Consumer)>,
 }
 
 impl Reading {
@@ -200,6 +212,10 @@ impl Reading {
                 self.values.retain(|(at, ..), _| *at != path);
             }
             TICK => {}
+            USER => {
+                let login = Login::named(from.text()?);
+                self.users.push((login, serde_json::from_slice(from.bytes()?).ok()?));
+            }
             _ => return None,
         }
         Some(())
@@ -376,7 +392,8 @@ mod tests {
         let at = mark("a", 100, 1_000);
         let mut entry = Entry::of(super::super::held::sighted(path()));
         entry.reader = Some(Login::machine());
-        for record in [of_value(&at, &path(), &held(95)), of_secret(&at, &entry)] {
+        let user = of_user(&at, &Login::machine(), &Consumer::Process { pid: 1, origin: 2 }).unwrap();
+        for record in [of_value(&at, &path(), &held(95)), of_secret(&at, &entry), user] {
             for cut in 0..record.len() {
                 assert!(Reading::default().read(&record[..cut]).is_none(), "{cut}");
             }

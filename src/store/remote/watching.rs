@@ -40,6 +40,7 @@ impl Remote {
         self.probe_once().await;
         loop {
             while polls.try_join_next().is_some() {}
+            self.look_at_users();
             let now_us = self.now_us();
             budget.fill(now_us);
             if now_us - ticked_us >= TICK_EVERY_US {

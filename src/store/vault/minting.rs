@@ -13,7 +13,8 @@ use super::target::target;
 use crate::model::{FieldName, SecretBytes, UnixTime, VALUE_BYTES_MAX};
 use crate::store::http::{Fields, JsonText, Repeat, bytes_of};
 use crate::store::{
-    Answer, Engine, LeaseHandle, LeaseSource, Leased, Login, Pending, Pki, Renewed, SourceFault, StoreFault,
+    Answer, Engine, LeaseHandle, LeaseSource, Leased, LeftSession, Login, Pending, Pki, Renewed, SourceFault,
+    StoreFault,
 };
 
 /// What comes around the data of what was minted.
@@ -142,6 +143,17 @@ impl Vault {
             return Ok(Answer { content: (), request_id: Some(answered.correlation_id) });
         }
         Err(answered.refusal("the end of a lease"))
+    }
+}
+
+impl Vault {
+    async fn end_session_now(&self, session: &LeftSession) -> Result<Answer<()>, SourceFault> {
+        let answered = self.account_of(&session.login)?.send_end(&session.token).await?;
+        // One that the server knows no more is refused like one that may do nothing.
+        if answered.is_done() || answered.status() == 403 {
+            return Ok(Answer { content: (), request_id: Some(answered.correlation_id) });
+        }
+        Err(answered.refusal("the end of a session"))
     }
 }
 
@@ -295,5 +307,9 @@ impl LeaseSource for Vault {
         handle: &'a LeaseHandle,
     ) -> Pending<'a, Result<Answer<()>, SourceFault>> {
         Box::pin(self.within(1, self.revoke_now(login, handle)))
+    }
+
+    fn end_session<'a>(&'a self, session: &'a LeftSession) -> Pending<'a, Result<Answer<()>, SourceFault>> {
+        Box::pin(self.within(1, self.end_session_now(session)))
     }
 }

@@ -58,7 +58,7 @@ impl EndedLogin {
 
     /// Revokes it at the server.
     pub async fn log_out(self) {
-        self.0.log_out().await;
+        self.0.log_out(&|| false).await;
     }
 }
 
@@ -281,10 +281,18 @@ impl Source for Vault {
     }
 
     fn log_out<'a>(&'a self, login: &'a Login) -> Pending<'a, ()> {
+        self.log_out_unless(login, &|| false)
+    }
+
+    fn log_out_unless<'a>(
+        &'a self,
+        login: &'a Login,
+        is_needed: &'a (dyn Fn() -> bool + Send + Sync),
+    ) -> Pending<'a, ()> {
         Box::pin(async move {
             let account = self.accounts.read().get(login).cloned();
             if let Some(account) = account {
-                account.log_out().await;
+                account.log_out(is_needed).await;
             }
         })
     }

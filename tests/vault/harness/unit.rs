@@ -53,12 +53,23 @@ impl Unit {
         &self.name
     }
 
+    /// Where a process writes its number to move into the unit.
+    pub(crate) fn entrance(&self) -> PathBuf {
+        self.path.join("cgroup.procs")
+    }
+
     /// A command that runs a script inside of the unit.
     pub(crate) fn shell(&self, script: &str) -> Command {
         let mut command = Command::new("setpriv");
         let enter = format!("echo $$ > {}/cgroup.procs; {script}", self.path.display());
         command.args(["--pdeathsig", "KILL", "--", "sh", "-c", &enter]).stdin(Stdio::null());
         command
+    }
+
+    /// Makes its cgroup anew and a process in it, as `systemctl start` does.
+    pub(crate) fn spawn_again(&mut self) {
+        std::fs::create_dir(&self.path).unwrap();
+        self.spawn("exec sleep 1000");
     }
 
     /// Starts a process in it that stays.

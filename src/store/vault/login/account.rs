@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::super::options::LoginSetup;
-use super::super::server::{Call, Server};
+use super::super::server::{Answered, Call, Server};
 use super::super::target::target;
 use super::session::Session;
 use super::unwrap::Unwrapped;
@@ -198,25 +198,71 @@ impl Account {
         }
     }
 
-    /// Revokes the token, where it is ours, and forgets it.
-    pub(in crate::store::vault) async fn log_out(&self) {
-        let _turn = self.turn.lock().await;
-        let State::Valid(session) = std::mem::replace(&mut *self.state.lock(), State::Unused) else { return };
-        if !session.is_ours || session.is_over() {
+    /// Revokes the token, where it is ours, and forgets it. One that cannot be revoked now is tried again on its own, until it
+    /// ends by itself. Nothing is done where `is_needed` says so once nobody is given the session any more: what is begun
+    /// later waits, and what was begun before is known to it.
+    pub(in crate::store::vault) async fn log_out(
+        self: &Arc<Self>,
+        is_needed: &(dyn Fn() -> bool + Send + Sync),
+    ) {
+        let session = {
+            let _turn = self.turn.lock().await;
+            let State::Valid(session) = std::mem::replace(&mut *self.state.lock(), State::Unused) else {
+                return;
+            };
+            if is_needed() {
+                *self.state.lock() = State::Valid(session);
+                return;
+            }
+            session
+        };
+        // Whoever needs the login now has another one made, and need not wait for this.
+        if !session.is_ours || self.revoke(&session).await {
             return;
         }
+        let account = Arc::clone(self);
+        tokio::spawn(async move {
+            let mut tries = 0;
+            loop {
+                tries += 1;
+                tokio::time::sleep(pace::pause(tries, REFUSED_PAUSE, REFUSED_PAUSE_MAX)).await;
+                if account.revoke(&session).await {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Has the server end a session; returns whether there is nothing more to be done about it.
+    async fn revoke(&self, session: &Session) -> bool {
+        if session.is_over() {
+            return true;
+        }
+        match self.send_end(&session.token).await {
+            Ok(answered) if answered.is_done() => {
+                tracing::info!(login = %self.login, "logged out");
+                true
+            }
+            Ok(answered) => {
+                tracing::warn!(login = %self.login, status = answered.status(), "the token could not be revoked");
+                matches!(answered.status(), 400..=428)
+            }
+            Err(fault) => {
+                tracing::warn!(login = %self.login, fault = %fault.fault, "the token could not be revoked");
+                false
+            }
+        }
+    }
+
+    /// Asks for the end of a session.
+    pub(in crate::store::vault) async fn send_end(
+        &self,
+        token: &SecretBytes,
+    ) -> Result<Answered, SourceFault> {
         let mut call = Call::post(target(&["auth/token/revoke-self"]), JsonText::new().finish());
         call.body = None;
         call.repeat = Repeat::Always;
-        match self.auth_server.send(Some(&session.token), &call).await {
-            Ok(answered) if answered.is_done() => tracing::info!(login = %self.login, "logged out"),
-            Ok(answered) => {
-                tracing::warn!(login = %self.login, status = answered.status(), "the token could not be revoked");
-            }
-            Err(fault) => {
-                tracing::warn!(login = %self.login, fault = %fault.fault, "the token could not be revoked")
-            }
-        }
+        self.auth_server.send(Some(token), &call).await
     }
 
     /// How the login is, without asking anyone.
@@ -227,6 +273,7 @@ impl Account {
             state: LoginState::Unused,
             age: None,
             remaining: None,
+            is_ours: false,
             accessor: None,
         };
         match &*self.state.lock() {
@@ -239,6 +286,7 @@ impl Account {
                 status.state = if session.is_over() { LoginState::Away } else { LoginState::Valid };
                 status.age = Some(session.made.elapsed());
                 status.remaining = session.remaining();
+                status.is_ours = session.is_ours;
                 status.accessor.clone_from(&session.accessor);
             }
         }

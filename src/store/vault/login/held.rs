@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::account::Account;
 use super::session::Session;
-use crate::store::Tenure;
+use crate::store::{LeftSession, Tenure};
 
 /// A session and whose it is.
 pub(in crate::store::vault) struct Held {
@@ -27,5 +27,10 @@ impl Tenure for Held {
 
     fn remaining(&self) -> Option<Duration> {
         self.session.remaining()
+    }
+
+    fn leave(&self) -> Option<LeftSession> {
+        let accessor = self.session.accessor.clone().filter(|_| self.session.is_ours)?;
+        Some(LeftSession { login: self.account.login.clone(), accessor, token: self.session.token.shared() })
     }
 }
