@@ -88,7 +88,7 @@ impl Gate {
         match (done, recorded) {
             (Ok(changed), Ok(receipt)) => Ok(Administered { changed, receipt }),
             (Ok(_), Err(_)) => Err(AdministerFault::DoneUnrecorded { version }),
-            (Err(fault), _) => Err(fault.into()),
+            (Err(fault), _) => Err(fault.about(secret).into()),
         }
     }
 

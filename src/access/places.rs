@@ -113,6 +113,16 @@ impl Places {
         })
     }
 
+    /// Every store that has something in a directory of the tree, or below it, and what the folder is called there.
+    #[must_use]
+    pub fn folders(&self, directory: &str) -> Vec<(&Arc<dyn Store>, String)> {
+        let is_below = |mount: &&Mount| {
+            mount.prefix != directory && (directory.is_empty() || below(&mount.prefix, directory).is_some())
+        };
+        let lower = self.mounts.iter().filter(is_below).map(|mount| (&mount.store, String::new()));
+        self.folder(directory).into_iter().chain(lower).collect()
+    }
+
     /// What is known of the secret at `path`.
     #[must_use]
     pub fn known(&self, path: &SecretPath) -> Option<Arc<Secret>> {

@@ -82,7 +82,9 @@ pub(super) fn get(context: &Context, options: &Getting) -> Result<Exit, CommandF
 
 /// The field of a secret that has only one. Asked of the metadata, so that no value is released in vain.
 fn only_field(context: &Context, path: &str, which: Which) -> Result<FieldName, CommandFault> {
-    let answer = ask(context, Command::Versions { secret: secret_path(path)? }, Vec::new())?.answer;
+    let answer =
+        ask(context, Command::Versions { secret: secret_path(path)?, fields_of: Some(which) }, Vec::new())?
+            .answer;
     let Answer::Versions { versions, .. } = answer else { return Err(unexpected(&answer)) };
     let row = versions.into_iter().find(|row| match which {
         Which::Number(number) => row.version == number,
@@ -103,7 +105,7 @@ fn only_field(context: &Context, path: &str, which: Which) -> Result<FieldName, 
             )))
         }
         (None, _) => Err(CommandFault::not_found(format!(
-            "{path} has no such version: `credfs versions {path}` shows them"
+            "{path} has no such version that you may read: `credfs versions {path}` shows what there is"
         ))),
     }
 }
@@ -127,7 +129,8 @@ fn printable(name: &str) -> String {
 }
 
 pub(super) fn versions(context: &Context, path: &str) -> Result<Exit, CommandFault> {
-    let answer = ask(context, Command::Versions { secret: secret_path(path)? }, Vec::new())?.answer;
+    let answer =
+        ask(context, Command::Versions { secret: secret_path(path)?, fields_of: None }, Vec::new())?.answer;
     let Answer::Versions { versions, .. } = answer else { return Err(unexpected(&answer)) };
     if context.json {
         output::json(&json!(versions))?;

@@ -49,6 +49,9 @@ pub enum Command {
     Versions {
         /// Which secret.
         secret: SecretPath,
+        /// Of which version the names of the fields are needed, also where a store knows them only after a read.
+        #[serde(default)]
+        fields_of: Option<Which>,
     },
     /// Makes the staged version current.
     Promote {

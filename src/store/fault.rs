@@ -103,6 +103,27 @@ impl StoreFault {
         }
     }
 
+    /// The same, told of the secret by its path in the tree instead of that in the store.
+    #[must_use]
+    pub fn about(self, path: &SecretPath) -> Self {
+        let path = path.clone();
+        match self {
+            Self::NoSecret(_) => Self::NoSecret(path),
+            Self::NoVersion(_, version) => Self::NoVersion(path, version),
+            Self::NoField(_, version, field) => Self::NoField(path, version, field),
+            Self::NoStage(_, stage) => Self::NoStage(path, stage),
+            Self::Deleted(_, version) => Self::Deleted(path, version),
+            Self::Destroyed(_, version) => Self::Destroyed(path, version),
+            Self::Revoked(_, version) => Self::Revoked(path, version),
+            Self::Replaced(_, version) => Self::Replaced(path, version),
+            Self::SecretDeleted(_) => Self::SecretDeleted(path),
+            Self::Answered { fault, request_id } => {
+                Self::Answered { fault: Box::new(fault.about(&path)), request_id }
+            }
+            fault => fault,
+        }
+    }
+
     /// The server's id of the request that this was the answer to.
     #[must_use]
     pub fn request_id(&self) -> Option<&str> {

@@ -193,6 +193,16 @@ pub trait Store: Send + Sync {
         Vec::new()
     }
 
+    /// Has the names of the fields of a version known, where they are not known before it is read. Nothing is given for that.
+    fn learn_fields<'a>(
+        &'a self,
+        _login: &'a Login,
+        _path: &'a SecretPath,
+        _version: Version,
+    ) -> Pending<'a, Result<(), StoreFault>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// Somebody who may list it looks at a secret, and is shown what is known of it. A store that may know more asks about it
     /// soon, and nobody waits for that.
     fn note_look(&self, _path: &SecretPath) {}

@@ -9,6 +9,7 @@ mod harness;
 mod servers;
 
 mod black_hole;
+mod commands;
 mod doctor;
 mod faults;
 mod learn;

@@ -1,5 +1,6 @@
 //! What each command does, in one place for both ways of asking: over the socket, and on the files directly.
 
+mod asking;
 mod change;
 mod show;
 mod upkeep;
@@ -62,8 +63,10 @@ pub async fn execute(
         Command::Get { secret, field, version } => {
             show::get(&instance.gate, actor, &secret, field, version).await
         }
-        Command::List { directory } => show::list(&instance.gate, actor, &directory).map(plain),
-        Command::Versions { secret } => show::versions(&instance.gate, actor, &secret).map(plain),
+        Command::List { directory } => show::list(instance, actor, &directory).await.map(plain),
+        Command::Versions { secret, fields_of } => {
+            show::versions(&instance.gate, actor, &secret, fields_of).await.map(plain)
+        }
         Command::Refresh { secret } => upkeep::refresh(instance, actor, secret).await.map(plain),
         Command::Reload => upkeep::reload(instance, actor).map(plain),
         Command::Status => upkeep::status(instance, actor).map(plain),

@@ -3,21 +3,22 @@
 use std::sync::Arc;
 
 use crate::access::{Actor, Gate, Opening, Reader, Refusal, Target};
-use crate::model::{FieldName, Outcome, Secret, SecretPath, Stage, Standing, VersionInfo};
+use crate::model::{FieldName, Outcome, Secret, SecretPath, Stage, Standing, Version, VersionInfo};
 use crate::policy::{Action, Decision, Listing, Request};
 use crate::store::{LeaseInfo, Store};
 
 use super::super::fault::kind_of;
-use super::super::{Answer, CommandFault, Kind, ListedField, Payload, VersionRow, Which};
+use super::super::{Answer, CommandFault, Instance, Kind, ListedField, Payload, VersionRow, Which};
+use super::asking;
 
 /// What someone may see of a secret.
-struct Sight<'a> {
-    gate: &'a Gate,
-    actor: &'a Actor<'a>,
+pub(super) struct Sight<'a> {
+    pub(super) gate: &'a Gate,
+    pub(super) actor: &'a Actor<'a>,
 }
 
 impl Sight<'_> {
-    fn administers(&self, path: &SecretPath) -> bool {
+    pub(super) fn administers(&self, path: &SecretPath) -> bool {
         let Actor::Peer(caller) = self.actor else { return true };
         let request = Request { action: Action::Admin, secret: path, field: None, standing: None };
         matches!(self.gate.policy().decide(*caller, &request, self.gate.now()), Decision::Allow(_))
@@ -59,9 +60,15 @@ impl Sight<'_> {
 }
 
 /// Paths of the secrets below `directory`; where it is a secret itself, its current fields come first.
-pub(super) fn list(gate: &Gate, actor: &Actor<'_>, directory: &str) -> Result<Answer, CommandFault> {
-    let sight = Sight { gate, actor };
+pub(super) async fn list(
+    instance: &Instance,
+    actor: &Actor<'_>,
+    directory: &str,
+) -> Result<Answer, CommandFault> {
     let directory = directory.trim_matches('/');
+    asking::about_directory(instance, actor, directory).await?;
+    let gate = &*instance.gate;
+    let sight = Sight { gate, actor };
     let mut names = Vec::new();
     let mut is_there = directory.is_empty();
     if !is_there {
@@ -98,9 +105,19 @@ fn visible_fields(sight: &Sight<'_>, path: &SecretPath, secret: &Secret) -> Vec<
 }
 
 /// The versions that are there for the actor.
-pub(super) fn versions(gate: &Gate, actor: &Actor<'_>, path: &SecretPath) -> Result<Answer, CommandFault> {
+pub(super) async fn versions(
+    gate: &Gate,
+    actor: &Actor<'_>,
+    path: &SecretPath,
+    fields_of: Option<Which>,
+) -> Result<Answer, CommandFault> {
+    asking::about_secret(gate, actor, path).await?;
     let sight = Sight { gate, actor };
-    let secret = sight.secret(path)?;
+    let mut secret = sight.secret(path)?;
+    if let Some(number) = fields_of.and_then(|which| numbered(&secret, which)) {
+        asking::about_fields(gate, actor, path, number).await?;
+        secret = sight.secret(path)?;
+    }
     if let Some((_, store)) = gate.places().declared(path) {
         let rows = minted_rows(&sight, path, &secret, store.as_ref());
         return Ok(Answer::Versions { secret: path.clone(), versions: rows });
@@ -170,6 +187,13 @@ fn row(sight: &Sight<'_>, path: &SecretPath, secret: &Secret, version: &VersionI
     }
 }
 
+fn numbered(secret: &Secret, which: Which) -> Option<Version> {
+    match which {
+        Which::Number(number) => Some(number),
+        Which::Stage(stage) => secret.at(stage),
+    }
+}
+
 /// Hands out one field or all: to an administrator, else to whom policy lets read. Each is recorded first.
 pub(super) async fn get(
     gate: &Arc<Gate>,
@@ -178,8 +202,9 @@ pub(super) async fn get(
     field: Option<FieldName>,
     which: Which,
 ) -> Result<(Answer, Payload), CommandFault> {
+    asking::about_secret(gate, actor, path).await?;
     let sight = Sight { gate, actor };
-    let secret = sight.secret(path)?;
+    let mut secret = sight.secret(path)?;
     // One answer for a version that is not there, one that is hidden and one without the field.
     let absent = |field: Option<&FieldName>| {
         let version = match which {
@@ -192,10 +217,11 @@ pub(super) async fn get(
             "{path} has no {version}{field} that you may read: `credfs versions {path}` shows what there is"
         ))
     };
-    let number = match which {
-        Which::Number(number) => Some(number),
-        Which::Stage(stage) => secret.at(stage),
-    };
+    let number = numbered(&secret, which);
+    if let (Some(number), None) = (number, &field) {
+        asking::about_fields(gate, actor, path, number).await?;
+        secret = sight.secret(path)?;
+    }
     let Some(version) = number.and_then(|number| secret.version(number)) else {
         return Err(absent(field.as_ref()));
     };
@@ -223,7 +249,10 @@ pub(super) async fn get(
             state: Some(version.state),
             deleted: secret.deleted,
         };
-        let released = if version.field(field).is_some() || matches!(actor, Actor::Peer(_)) {
+        // Which fields a version has is not known everywhere before it is read.
+        let may_be_there = || gate.places().place(path).is_some_and(|place| !place.store.knows_all());
+        let released = if version.field(field).is_some() || matches!(actor, Actor::Peer(_)) || may_be_there()
+        {
             release(gate, actor, target).await
         } else {
             Err(Refusal::HIDDEN)

@@ -44,7 +44,7 @@ use super::{
     Change, Changed, Fetched, Login, LoginState, LoginStatus, Pending, Source, Store, StoreFault, StoreState,
     Wanted, Watcher,
 };
-use crate::model::{Consumer, FieldNode, Secret, SecretPath, Stage, StageSet};
+use crate::model::{Consumer, FieldNode, Secret, SecretPath, Stage, StageSet, Version};
 
 pub use clocks::Clocks;
 pub use leaving::UnreadableMemory;
@@ -373,6 +373,25 @@ impl Store for Remote {
 
     fn knows_all(&self) -> bool {
         false
+    }
+
+    fn learn_fields<'a>(
+        &'a self,
+        login: &'a Login,
+        path: &'a SecretPath,
+        version: Version,
+    ) -> Pending<'a, Result<(), StoreFault>> {
+        Box::pin(async move {
+            let (epoch, is_numbered) = {
+                let memory = self.memory.read();
+                match memory.get(path) {
+                    Some(entry) if entry.is_exact(version) => return Ok(()),
+                    Some(entry) => (entry.epoch, entry.is_numbered),
+                    None => (0, true),
+                }
+            };
+            self.read_version(login, path, is_numbered.then_some(version), epoch).await.map(drop)
+        })
     }
 
     fn note_look(&self, path: &SecretPath) {
