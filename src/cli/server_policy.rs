@@ -101,8 +101,7 @@ fn kv_version(context: &Context, config: &Config, store: &StoreSettings, vault: 
         return Kv { version, doubt: None };
     }
     let why = match daemon::ask_kv_version(&store.name, vault, &context.surroundings) {
-        Ok((Some(version), _)) => return Kv { version, doubt: None },
-        Ok((None, _)) => "its secret id is wrapped, and opens once".to_owned(),
+        Ok(version) => return Kv { version, doubt: None },
         Err(why) => why,
     };
     let doubt = format!(

@@ -1,9 +1,11 @@
 //! Remote stores asked once, from here and now, without an instance: for `credfs doctor` and `credfs learn --store`. Nothing
 //! is left at their servers.
 
+use std::path::PathBuf;
+
 use crate::config::{Config, VaultSettings};
-use crate::policy::Policy;
-use crate::store::{Login, LoginBy, LoginSetup, Source as _, SourceFault, StoreFault, Vault, VaultOptions};
+use crate::policy::{LoginSpec, Policy};
+use crate::store::{Login, Source as _, SourceFault, StoreFault, Vault};
 
 use super::Surroundings;
 use super::vault::vault_options;
@@ -46,8 +48,7 @@ pub fn check_remote(
     findings
 }
 
-/// Asks the server of a store which version its KV engine has, under the machine's login, by the method that is told with it.
-/// `None`: that login can be made once only, and is left to the instance.
+/// Asks the server of a store which version its KV engine has, under the machine's login.
 ///
 /// # Errors
 /// Why it cannot be asked, in words.
@@ -55,82 +56,95 @@ pub fn ask_kv_version(
     name: &str,
     settings: &VaultSettings,
     surroundings: &Surroundings,
-) -> Result<(Option<u8>, &'static str), String> {
+) -> Result<u8, String> {
     let asked = Asked::new(name, settings, None, surroundings)?;
-    let version = asked.kv_version().map_err(|fault| fault.fault.to_string())?;
-    Ok((version, asked.options.machine_login.method.name()))
+    if let Some(why) = asked.left_alone(&settings.login) {
+        return Err(format!("its login is not tried, {why}"));
+    }
+    asked.kv_version().map_err(|fault| fault.fault.to_string())
 }
 
 /// A store that is asked.
-struct Asked {
+struct Asked<'a> {
+    name: &'a str,
+    settings: &'a VaultSettings,
+    policy: Option<&'a Policy>,
+    /// Whether this process was handed what systemd keeps for the unit.
+    has_credentials: bool,
     runtime: tokio::runtime::Runtime,
-    options: VaultOptions,
     vault: Vault,
 }
 
-impl Asked {
+impl<'a> Asked<'a> {
     fn new(
-        name: &str,
-        settings: &VaultSettings,
-        policy: Option<&Policy>,
+        name: &'a str,
+        settings: &'a VaultSettings,
+        policy: Option<&'a Policy>,
         surroundings: &Surroundings,
     ) -> Result<Self, String> {
-        let options = vault_options(name, settings, policy, surroundings)
+        let has_credentials = surroundings.credentials_directory.is_some();
+        // A login that cannot be made here is left alone, and is no reason not to try the others.
+        let directory =
+            surroundings.credentials_directory.clone().or_else(|| Some(PathBuf::from("/nowhere")));
+        let surroundings = Surroundings { credentials_directory: directory, ..surroundings.clone() };
+        let options = vault_options(name, settings, policy, &surroundings)
             .map_err(|trouble| trouble.into_fault().message)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| format!("it cannot be asked: {error}"))?;
-        Ok(Self { runtime, vault: Vault::new(options.clone()), options })
+        Ok(Self { name, settings, policy, has_credentials, runtime, vault: Vault::new(options) })
     }
 
-    fn kv_version(&self) -> Result<Option<u8>, SourceFault> {
+    /// Why a login is not tried: it is the instance's to make.
+    fn left_alone(&self, login: &LoginSpec) -> Option<&'static str> {
+        if login.opens_once() {
+            return Some("for a wrapped secret id opens once");
+        }
+        let is_missing = login.needs_credential() && !self.has_credentials;
+        is_missing.then_some("for systemd hands its credential to the unit alone")
+    }
+
+    fn kv_version(&self) -> Result<u8, SourceFault> {
         let machine = Login::machine();
         self.runtime.block_on(async {
             self.vault.probe().await?;
-            if opens_once(&self.options.machine_login) {
-                return Ok(None);
-            }
             let found = self.vault.ask_kv_version(&machine).await;
             self.vault.log_out(&machine).await;
-            found.map(Some)
+            found
         })
     }
 
     fn look(&self) -> Vec<RemoteFinding> {
-        let name = &self.options.name;
-        let method = self.options.machine_login.method.name();
-        let (outcome, answers) = match self.kv_version() {
-            Ok(Some(version)) => {
-                (Ok(format!("a KV engine of version {version}, and the login by {method} works")), true)
-            }
-            Ok(None) => (
-                Ok("it answers and is unsealed; its login is not tried, for a wrapped secret id opens once"
-                    .to_owned()),
-                true,
-            ),
-            Err(fault) => {
-                let answers = matches!(fault.fault.bare(), StoreFault::Refused(_) | StoreFault::Invalid(_));
-                (Err(self.trouble(&fault, &format!("[stores.{name}.login]"))), answers)
-            }
+        let login = &self.settings.login;
+        let found = match self.left_alone(login) {
+            Some(why) => self
+                .runtime
+                .block_on(self.vault.probe())
+                .map(|()| format!("it answers and is unsealed; its login is not tried, {why}")),
+            None => self.kv_version().map(|version| {
+                format!("a KV engine of version {version}, and the login by {} works", login.method.name())
+            }),
         };
-        let mut findings = vec![RemoteFinding { about: name.clone(), outcome }];
         // A server that says nothing need not be asked for each of them.
-        if answers {
+        let answers = found.as_ref().err().is_none_or(|fault| {
+            matches!(fault.fault.bare(), StoreFault::Refused(_) | StoreFault::Invalid(_))
+        });
+        let section = format!("[stores.{}.login]", self.name);
+        let outcome = found.map_err(|fault| self.trouble(&fault, &section));
+        let mut findings = vec![RemoteFinding { about: self.name.to_owned(), outcome }];
+        if let Some(policy) = self.policy.filter(|_| answers) {
             findings.extend(
-                self.options.logins.iter().map(|(identity, setup)| self.look_at_login(identity, setup)),
+                policy.logins_at(self.name).map(|(identity, login)| self.look_at_login(identity, login)),
             );
         }
         findings
     }
 
-    fn look_at_login(&self, identity: &str, setup: &LoginSetup) -> RemoteFinding {
-        let name = &self.options.name;
-        let about = format!("{name}, {identity}'s login");
-        let method = setup.method.name();
-        if opens_once(setup) {
-            let text = "is not tried, for a wrapped secret id opens once".to_owned();
-            return RemoteFinding { about, outcome: Ok(text) };
+    fn look_at_login(&self, identity: &str, spec: &LoginSpec) -> RemoteFinding {
+        let about = format!("{}, {identity}'s login", self.name);
+        if let Some(why) = self.left_alone(spec) {
+            return RemoteFinding { about, outcome: Ok(format!("is not tried, {why}")) };
         }
         let login = Login::of_identity(identity);
         let tried = self.runtime.block_on(async {
@@ -138,16 +152,16 @@ impl Asked {
             self.vault.log_out(&login).await;
             tried
         });
-        let outcome = match tried {
-            Ok(()) => Ok(format!("by {method} works")),
-            Err(fault) => Err(self.trouble(&fault, &format!("[identities.{identity}.login.{name}]"))),
-        };
+        let section = || format!("[identities.{identity}.login.{}]", self.name);
+        let outcome = tried
+            .map(|()| format!("by {} works", spec.method.name()))
+            .map_err(|fault| self.trouble(&fault, &section()));
         RemoteFinding { about, outcome }
     }
 
     /// A fault with what to do about it; `section` is where the login is written.
     fn trouble(&self, fault: &SourceFault, section: &str) -> RemoteTrouble {
-        let name = &self.options.name;
+        let name = self.name;
         let remedy = match fault.fault.bare() {
             StoreFault::Refused(_) => format!(
                 "mend {section} or its role at the server; `credfs learn --store {name}` prints the policy it needs there"
@@ -160,9 +174,4 @@ impl Asked {
         };
         RemoteTrouble { message: fault.fault.to_string(), remedy }
     }
-}
-
-/// Whether a login can be made once only: then it is the instance's to make.
-const fn opens_once(setup: &LoginSetup) -> bool {
-    matches!(setup.method, LoginBy::AppRole { wrapped: Some(_), .. })
 }

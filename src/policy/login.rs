@@ -83,6 +83,20 @@ const KINDS: [(&str, Kind); 5] = [
     ("token", Kind::Token),
 ];
 
+impl LoginMethod {
+    /// What it is called in the configuration.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::AppRole { .. } => "approle",
+            Self::Jwt { .. } => "jwt",
+            Self::Cert { .. } => "cert",
+            Self::Kubernetes { .. } => "kubernetes",
+            Self::Token { .. } => "token",
+        }
+    }
+}
+
 impl LoginSpec {
     /// Reads a login table, to its end. Faults are noted in the section's file.
     pub fn read(section: Section<'_>) -> Option<Self> {
@@ -102,6 +116,25 @@ impl LoginSpec {
             section.finish();
         }
         Some(Self { method: method?, mount, namespace })
+    }
+
+    /// Whether it reads what systemd hands to the unit alone.
+    #[must_use]
+    pub fn needs_credential(&self) -> bool {
+        let file = match &self.method {
+            LoginMethod::AppRole { secret_id, .. } => Some(secret_id),
+            LoginMethod::Jwt { jwt, .. } => Some(jwt),
+            LoginMethod::Kubernetes { jwt, .. } => jwt.as_ref(),
+            LoginMethod::Token { token } => Some(token),
+            LoginMethod::Cert { .. } => None,
+        };
+        matches!(file, Some(LoginFile::Credential(_)))
+    }
+
+    /// Whether it can be made once only.
+    #[must_use]
+    pub const fn opens_once(&self) -> bool {
+        matches!(self.method, LoginMethod::AppRole { is_wrapped: true, .. })
     }
 
     /// The files that the login reads, and whether each is a secret: nobody else may read it then. The token that

@@ -6,6 +6,7 @@
 mod harness;
 
 mod callers;
+mod central;
 mod installed;
 mod outages;
 mod programs;

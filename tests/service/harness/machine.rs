@@ -24,7 +24,7 @@ const BOOT: &str = r#"
     ip link set lo up
     SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 exec systemd-nspawn --quiet --register=no --keep-unit --machine=$NAME \
         --directory=$ROOT --volatile=overlay --bind=$SCRATCH/fuse:/dev/fuse --bind=/dev/autofs --link-journal=no \
-        --resolv-conf=off --timezone=off --bind-ro=$DEBS:/debs --bind-ro=$TOOLS:/tools --capability=all \
+        --resolv-conf=off --timezone=off --bind-ro=$DEBS:/debs --bind-ro=$TOOLS:/tools --bind-ro=$BAO:/usr/local/bin/bao --capability=all \
         --system-call-filter="bpf @keyring perf_event_open" --boot
 "#;
 
@@ -56,6 +56,7 @@ impl Machine {
             .env("ROOT", root)
             .env("SCRATCH", &scratch)
             .env("DEBS", &packages.directory)
+            .env("BAO", server())
             .env("TOOLS", Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/service"))
             .stdin(Stdio::null())
             .stdout(console.try_clone().expect("a descriptor"))
@@ -234,6 +235,15 @@ impl Drop for Machine {
         drop(self.container.wait());
         drop(std::fs::remove_dir_all(&self.scratch));
     }
+}
+
+/// The OpenBao that machines have beside credfs.
+fn server() -> &'static str {
+    static SERVER: OnceLock<String> = OnceLock::new();
+    SERVER.get_or_init(|| {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vault/server");
+        Program::new(script).limit(Duration::from_secs(1_200)).run().ok().text()
+    })
 }
 
 /// The Debian system that all machines boot.
