@@ -361,11 +361,12 @@ fn a_service_account_logs_in_as_kubernetes_would_have_it() {
         Does::answer("201 Created", "Content-Type: application/json\r\n", &review.to_string())
     });
     bao.tell("POST", "sys/auth/kubernetes", &json!({"type": "kubernetes"}));
+    let reviewer = signed_token(&directory, &key, "reviewer", &json!({}));
     bao.tell(
         "POST",
         "auth/kubernetes/config",
         &json!({
-            "kubernetes_host": cluster.url(), "token_reviewer_jwt": "reviewer", "disable_local_ca_jwt": true, "kubernetes_ca_cert": certificates.text("ca"),
+            "kubernetes_host": cluster.url(), "token_reviewer_jwt": reviewer, "disable_local_ca_jwt": true, "kubernetes_ca_cert": certificates.text("ca"),
             "pem_keys": [public], "disable_iss_validation": true,
         }),
     );
