@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::config::{Config, VaultSettings};
 use crate::policy::{LoginSpec, Policy};
-use crate::store::{Login, Source as _, SourceFault, StoreFault, Vault};
+use crate::store::{Login, LoginStatus, Source as _, SourceFault, StoreFault, Vault};
 
 use super::Surroundings;
 use super::vault::vault_options;
@@ -105,6 +105,11 @@ impl<'a> Asked<'a> {
         is_missing.then_some("for systemd hands its credential to the unit alone")
     }
 
+    fn method_of(&self, login: &Login) -> &'static str {
+        let of_this = |status: &LoginStatus| status.login == *login;
+        self.vault.logins().into_iter().find(of_this).map_or("its method", |status| status.method)
+    }
+
     fn kv_version(&self) -> Result<u8, SourceFault> {
         let machine = Login::machine();
         self.runtime.block_on(async {
@@ -123,7 +128,10 @@ impl<'a> Asked<'a> {
                 .block_on(self.vault.probe())
                 .map(|()| format!("it answers and is unsealed; its login is not tried, {why}")),
             None => self.kv_version().map(|version| {
-                format!("a KV engine of version {version}, and the login by {} works", login.method.name())
+                format!(
+                    "a KV engine of version {version}, and the login by {} works",
+                    self.method_of(&Login::machine())
+                )
             }),
         };
         // A server that says nothing need not be asked for each of them.
@@ -154,7 +162,7 @@ impl<'a> Asked<'a> {
         });
         let section = || format!("[identities.{identity}.login.{}]", self.name);
         let outcome = tried
-            .map(|()| format!("by {} works", spec.method.name()))
+            .map(|()| format!("by {} works", self.method_of(&login)))
             .map_err(|fault| self.trouble(&fault, &section()));
         RemoteFinding { about, outcome }
     }

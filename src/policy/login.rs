@@ -83,20 +83,6 @@ const KINDS: [(&str, Kind); 5] = [
     ("token", Kind::Token),
 ];
 
-impl LoginMethod {
-    /// What it is called in the configuration.
-    #[must_use]
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::AppRole { .. } => "approle",
-            Self::Jwt { .. } => "jwt",
-            Self::Cert { .. } => "cert",
-            Self::Kubernetes { .. } => "kubernetes",
-            Self::Token { .. } => "token",
-        }
-    }
-}
-
 impl LoginSpec {
     /// Reads a login table, to its end. Faults are noted in the section's file.
     pub fn read(section: Section<'_>) -> Option<Self> {
