@@ -268,9 +268,14 @@ fn whoever_looks_at_a_secret_has_it_described_soon_and_nothing_fetched() {
         remote.note_look(&path("a/s7"));
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert_eq!(site.engine.asked(Verb::Describe), 1, "what was said a moment ago will do");
+        assert_eq!(site.engine.asked(Verb::Read), 0);
+        remote.fetch(&orders(), &wanted("a/s8", 1)).await.unwrap();
+        let asked = site.engine.asked(Verb::Describe);
+        remote.note_look(&path("a/s8"));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(site.engine.asked(Verb::Describe), asked, "what a read was told will do too");
         watching.abort();
     });
-    assert_eq!(site.engine.asked(Verb::Read), 0);
 }
 
 #[test]
