@@ -42,7 +42,7 @@ impl Gate {
     #[must_use]
     pub fn ask_for_secret(self: &Arc<Self>, caller: &Caller<'_>, path: &SecretPath) -> Option<Asking> {
         let is_worth_asking =
-            |place: &Place<'_>| is_to_be_asked(place) && !place.store.is_absent(&place.path);
+            |place: &Place<'_>| place.is_to_be_asked() && !place.store.is_absent(&place.path);
         let place = self.places.place(path).filter(is_worth_asking)?;
         let request = Request { action: Action::List, secret: path, field: None, standing: None };
         let Decision::Allow(permit) = self.policy().decide(caller, &request, self.now()) else { return None };
@@ -70,7 +70,7 @@ impl Gate {
     /// Has the store read a version, so that its fields are known, for a caller who may read the field that he names.
     #[must_use]
     pub fn ask_for_field(self: &Arc<Self>, caller: &Caller<'_>, target: &Target) -> Option<Asking> {
-        let place = self.places.place(&target.secret).filter(is_to_be_asked)?;
+        let place = self.places.place(&target.secret).filter(Place::is_to_be_asked)?;
         let permit = self.decide_read(caller, target).ok()?;
         super::read::check_state(target).ok()?;
         let store = Arc::clone(place.store);
@@ -139,9 +139,4 @@ impl Gate {
         });
         Err(refusal)
     }
-}
-
-/// Whether a store may know more than is known here. Of what is minted all is known, and asking would mint it.
-fn is_to_be_asked(place: &Place<'_>) -> bool {
-    !place.store.knows_all() && place.store.declared(&place.path).is_none()
 }

@@ -43,6 +43,14 @@ pub struct Place<'a> {
     pub path: Cow<'a, SecretPath>,
 }
 
+impl Place<'_> {
+    /// Whether the store may know more of it than is known here. Of what is minted all is known, and asking would mint it.
+    #[must_use]
+    pub fn is_to_be_asked(&self) -> bool {
+        !self.store.knows_all() && self.store.declared(&self.path).is_none()
+    }
+}
+
 impl Places {
     /// Arranges `stores`, each with its prefix (`""` for the root of the tree).
     ///

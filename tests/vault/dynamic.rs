@@ -195,7 +195,37 @@ fn nothing_else_is_asked_or_told_about_a_path_that_is_declared() {
     }
     assert_eq!((asked(), postgres.users().len()), (before, 0), "something was asked about it");
     assert_ne!(world.read(&unit.consumer(), "password").unwrap(), "kept");
+    world.dynamic.note_look(&path(PATH));
+    let current = world.seen(&unit.consumer()).current.unwrap();
+    world.runtime.block_on(world.dynamic.learn_fields(&Login::machine(), &path(PATH), current)).unwrap();
     assert_eq!(asked(), before, "a read asked the engine beside it");
+}
+
+#[test]
+fn whoever_looks_beside_what_is_minted_has_the_engine_asked() {
+    let (bao, directory) = (Bao::dev(), Directory::new());
+    for name in ["looked", "learned"] {
+        let beside = json!({"custom_metadata": {"credfs.fields": "f"}});
+        bao.tell("POST", &format!("secret/metadata/app/{name}"), &beside);
+        bao.tell("POST", &format!("secret/data/app/{name}"), &json!({"data": {"f": "value"}}));
+    }
+    let world = World::open(&[&bao.url], &bao.root, &directory, database("orders"));
+    let fields = |name: &str| {
+        let secret = world.dynamic.known(&Login::machine(), &path(name))?;
+        Some(secret.version(secret.current?)?.fields.iter().map(|field| field.bytes).collect::<Vec<_>>())
+    };
+    let learned = path("app/learned");
+    let machine = Login::machine();
+    let secret = world.runtime.block_on(world.dynamic.look_up(&machine, &learned)).unwrap().unwrap();
+    assert_eq!(fields("app/learned"), Some(vec![None]), "by name alone");
+    let current = secret.current.unwrap();
+    world.runtime.block_on(world.dynamic.learn_fields(&machine, &learned, current)).unwrap();
+    assert_eq!(fields("app/learned"), Some(vec![Some(5)]));
+    let watching = world.runtime.spawn(Arc::clone(&world.remote).watch_over());
+    soon("its name is listed", || world.dynamic.known(&Login::machine(), &path("app/looked")).is_some());
+    world.dynamic.note_look(&path("app/looked"));
+    soon("it is described", || fields("app/looked") == Some(vec![None]));
+    watching.abort();
 }
 
 /// Two identities with logins of their own, beside the machine's.

@@ -83,10 +83,8 @@ pub(super) async fn about_fields(
     })
 }
 
-/// Where there is somebody to be asked. Of what is minted all is known.
 fn asked<'a>(gate: &'a Gate, path: &'a SecretPath) -> Option<Place<'a>> {
-    let place = gate.places().place(path)?;
-    (!place.store.knows_all() && place.store.declared(&place.path).is_none()).then_some(place)
+    gate.places().place(path).filter(Place::is_to_be_asked)
 }
 
 fn may_see(gate: &Gate, actor: &Actor<'_>, path: &SecretPath) -> bool {

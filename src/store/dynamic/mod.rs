@@ -27,7 +27,7 @@ use super::{
     Change, Changed, Clocks, Declared, Fetched, LeaseEvent, LeaseInfo, LeaseSource, Liveness, Login,
     LoginStatus, Pending, Store, StoreFault, StoreState, Wanted, Watcher,
 };
-use crate::model::{Consumer, FieldNode, Secret, SecretPath, UnixTime};
+use crate::model::{Consumer, FieldNode, Secret, SecretPath, UnixTime, Version};
 
 /// How minting behaves.
 #[derive(Clone)]
@@ -373,6 +373,25 @@ impl Store for Dynamic {
 
     fn needs_own_login(&self) -> bool {
         self.inner.needs_own_login()
+    }
+
+    fn learn_fields<'a>(
+        &'a self,
+        login: &'a Login,
+        path: &'a SecretPath,
+        version: Version,
+    ) -> Pending<'a, Result<(), StoreFault>> {
+        // The fields of what is minted are known, and reading it would mint it.
+        if self.declared(path).is_some() {
+            return Box::pin(std::future::ready(Ok(())));
+        }
+        self.inner.learn_fields(login, path, version)
+    }
+
+    fn note_look(&self, path: &SecretPath) {
+        if self.declared(path).is_none() {
+            self.inner.note_look(path);
+        }
     }
 
     fn used_by(&self, login: &Login, consumer: &Consumer) {

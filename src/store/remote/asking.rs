@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use super::Remote;
 use super::verdict::Saying;
 use crate::model::{FieldName, SecretBytes, SecretPath, Version};
-use crate::store::{Answer, Description, Login, SourceFault, StoreFault, Wanted};
+use crate::store::{Answer, Description, Login, SourceFault, StoreFault};
 
 /// What a read is about: the login, the secret, the version (`None`: the one there is, at an engine that numbers none), and
 /// how many changes went through us before it.
@@ -81,14 +81,13 @@ impl Remote {
         }
     }
 
-    /// Reads the version that is wanted, or waits for whoever reads it already.
-    pub(super) async fn read(&self, login: &Login, wanted: &Wanted) -> Asked {
+    /// Reads a version, or waits for whoever reads it already.
+    pub(super) async fn read(&self, login: &Login, path: &SecretPath, version: Version) -> Asked {
         let (epoch, is_numbered) = {
             let memory = self.memory.read();
-            memory.get(&wanted.secret).map_or((0, true), |entry| (entry.epoch, entry.is_numbered))
+            memory.get(path).map_or((0, true), |entry| (entry.epoch, entry.is_numbered))
         };
-        let version = is_numbered.then_some(wanted.version);
-        self.read_version(login, &wanted.secret, version, epoch).await
+        self.read_version(login, path, is_numbered.then_some(version), epoch).await
     }
 
     pub(super) async fn read_version(

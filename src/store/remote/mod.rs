@@ -220,11 +220,11 @@ impl Remote {
             // Described a moment ago, and still not to be read: then it is not.
             self.check_readable(wanted)?;
         }
+        let reading = self.read(login, &wanted.secret, wanted.version);
         let asked = match self.stage_to_confirm(wanted) {
             Some(was) => {
                 // Both at once: mostly nothing is new, and nobody waits twice.
-                let (described, asked) =
-                    tokio::join!(self.describe(login, &wanted.secret, true), self.read(login, wanted));
+                let (described, asked) = tokio::join!(self.describe(login, &wanted.secret, true), reading);
                 if described.is_ok() {
                     self.check_readable(wanted)?;
                 }
@@ -233,7 +233,7 @@ impl Remote {
                 }
                 asked
             }
-            None => self.read(login, wanted).await,
+            None => reading.await,
         };
         if asked.as_ref().is_err_and(|fault| Saying::of(fault) == Saying::Gone) {
             // The tree shall not go on showing what is gone. That it cannot be described changes nothing here.
@@ -382,15 +382,10 @@ impl Store for Remote {
         version: Version,
     ) -> Pending<'a, Result<(), StoreFault>> {
         Box::pin(async move {
-            let (epoch, is_numbered) = {
-                let memory = self.memory.read();
-                match memory.get(path) {
-                    Some(entry) if entry.is_exact(version) => return Ok(()),
-                    Some(entry) => (entry.epoch, entry.is_numbered),
-                    None => (0, true),
-                }
-            };
-            self.read_version(login, path, is_numbered.then_some(version), epoch).await.map(drop)
+            if self.memory.read().get(path).is_some_and(|entry| entry.is_exact(version)) {
+                return Ok(());
+            }
+            self.read(login, path, version).await.map(drop)
         })
     }
 
